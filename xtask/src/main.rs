@@ -1,0 +1,2 @@
+//! Empty as yet.
+fn main() {}
