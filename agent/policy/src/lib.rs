@@ -1,1 +1,13 @@
-//! Empty as yet.
+//! The policy compiler: objects in our own words in, symbolic tables out.
+//!
+//! ```text
+//! model::World -> index (who matches which selector) -> identity (address classes) -> compile -> tables::Tables
+//!                                                                                       \-> explain
+//! ```
+//! Pure: no clock, randomness, thread, socket, file or hash-ordered container. The same world gives the same tables, in whatever order its
+//! objects arrived. It knows neither Kubernetes types nor kernel maps: `agent/src/kube` converts objects into `model`, `agent/src/dataplane`
+//! turns `tables` into map writes.
+#![forbid(unsafe_code)]
+
+pub mod model;
+pub mod tables;
