@@ -1,0 +1,425 @@
+//! The packet parser: bytes of an IP packet to a [`Parsed`] tuple, or the reason why not.
+//!
+//! One source for the kernel programs, the fuzzers and the tests. There is no path from "could not parse" to "pass": every short read, unknown
+//! value and contradiction is an `Err` with a reason. What it knows, in this order:
+//!
+//! 1. IPv4: version, header length, total length against the packet; source routing is refused, other options are skipped.
+//! 2. IPv6: payload length; at most 8 extension headers; routing headers, jumbo payloads and "no next header" are refused.
+//! 3. Fragments: a first one holds the whole transport header; later ones carry no ports ([`Parsed::fragment`]). An IPv6 fragment header that
+//!    splits nothing (RFC 6946) is skipped.
+//! 4. Transport: TCP (20 bytes, data offset), UDP (8 bytes, length field), SCTP (12), ICMP (8); other protocols have no ports.
+//!
+//! A super-packet (GSO) is read like any other: size alone decides nothing. Port 0 is a port.
+
+use crate::addr::{self, Addr};
+use crate::conntrack::{SCTP, TCP, UDP};
+use crate::icmp::{ICMP, ICMPV6};
+use crate::reason;
+
+/// EtherType of IPv4.
+pub const ETH_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETH_IPV6: u16 = 0x86dd;
+/// EtherType of ARP.
+pub const ETH_ARP: u16 = 0x0806;
+
+/// Bytes of a packet from its IP header on.
+#[expect(clippy::len_without_is_empty, reason = "no packet is empty, and nobody asks")]
+pub trait Packet {
+    /// Length from the IP header to the end of the packet, paged parts included.
+    fn len(&self) -> u32;
+    /// Whether it is a super-packet that the device or stack will cut.
+    fn is_gso(&self) -> bool;
+    /// `N` words as on the wire, at an offset known at compile time; `None` beyond the end.
+    fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]>;
+    /// `N` bytes at any offset; `None` beyond the end.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// What the dataplane knows of a packet; nobody looks at its bytes after this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// Source, as on the wire; IPv4 mapped.
+    pub src: Addr,
+    /// Destination likewise.
+    pub dst: Addr,
+    /// Source port; ICMP: the identifier (or 0).
+    pub sport: u16,
+    /// Destination port; ICMP: type << 8 | code.
+    pub dport: u16,
+    /// IANA number of the real transport protocol.
+    pub protocol: u8,
+    /// [`addr::V4`] or [`addr::V6`].
+    pub family: u8,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// [`fragment`].
+    pub fragment: u8,
+    /// Offset of the transport header from the IP header.
+    pub transport: u32,
+    /// Identification of a fragment.
+    pub fragment_id: u32,
+    /// Where a fragment begins and ends in the datagram, in bytes.
+    pub fragment_span: (u32, u32),
+}
+
+/// Values of [`Parsed::fragment`].
+pub mod fragment {
+    /// Whole packet.
+    pub const WHOLE: u8 = 0;
+    /// First of several.
+    pub const FIRST: u8 = 1;
+    /// A later one, without ports; more follow.
+    pub const LATER: u8 = 2;
+    /// The last one, without ports.
+    pub const LAST: u8 = 3;
+}
+
+impl Parsed {
+    /// ICMP type; meaningless for other protocols.
+    #[must_use]
+    #[inline(always)]
+    pub const fn icmp_type(&self) -> u8 {
+        (self.dport >> 8) as u8
+    }
+
+    /// Whether it is ICMP of its family.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_icmp(&self) -> bool {
+        self.protocol == ICMP || self.protocol == ICMPV6
+    }
+}
+
+/// Parses the packet that an Ethernet frame of type `ethertype` carries. `parsed` comes in as its default and is filled in place: the kernel's stack
+/// has no room for copies. On an error it holds what was read so far.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, ethertype: u16, parsed: &mut Parsed) -> Result<(), u8> {
+    match ethertype {
+        ETH_IPV4 => parse_v4(packet, parsed),
+        ETH_IPV6 => parse_v6(packet, parsed),
+        _ => Err(reason::ETHERTYPE),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
+    let [first, second, third, src, dst] = packet.fixed::<0, 5>().ok_or(reason::MALFORMED)?;
+    let first = u32::from_be(first);
+    let header = (first >> 24 & 0xf) * 4;
+    if first >> 28 != 4 || header < 20 {
+        return Err(reason::MALFORMED);
+    }
+    let total = payload_end(packet, first & 0xffff, 0)?;
+    if total < header {
+        return Err(reason::MALFORMED);
+    }
+    parsed.src = addr::mapped(src.to_ne_bytes());
+    parsed.dst = addr::mapped(dst.to_ne_bytes());
+    parsed.protocol = (u32::from_be(third) >> 16) as u8;
+    parsed.family = addr::V4 as u8;
+    parsed.transport = header;
+    let second = u32::from_be(second);
+    let fragment = second & 0x3fff;
+    if fragment != 0 {
+        parsed.fragment_id = second >> 16;
+        set_fragment(parsed, (fragment & 0x1fff) * 8, fragment & 0x2000 != 0, total - header)?;
+    }
+    if header == 20 {
+        return transport::<P, 20>(packet, parsed, total);
+    }
+    refuse_source_routes(packet, header)?;
+    transport_anywhere(packet, parsed, total)
+}
+
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
+    let words = packet.fixed::<0, 10>().ok_or(reason::MALFORMED)?;
+    let second = u32::from_be(words[1]);
+    if u32::from_be(words[0]) >> 28 != 6 {
+        return Err(reason::MALFORMED);
+    }
+    let total = payload_end(packet, second >> 16, 40)?;
+    parsed.src = addr::join(words[2], words[3], words[4], words[5]);
+    parsed.dst = addr::join(words[6], words[7], words[8], words[9]);
+    parsed.protocol = (second >> 8) as u8;
+    parsed.family = addr::V6 as u8;
+    parsed.transport = 40;
+    match parsed.protocol {
+        TCP | UDP | ICMPV6 | SCTP => transport::<P, 40>(packet, parsed, total),
+        _ => parse_v6_extended(packet, parsed, total),
+    }
+}
+
+/// Bytes from the IP header to the end of what the header counts. `base` = what the length field does not count.
+///
+/// A length of zero is a BIG TCP super-packet (Linux 6.3 for IPv4, 5.19 for IPv6) or a lie.
+#[inline(always)]
+fn payload_end<P: Packet>(packet: &P, length: u32, base: u32) -> Result<u32, u8> {
+    let len = packet.len();
+    if length == 0 {
+        if packet.is_gso() && len > 0xffff {
+            return Ok(len);
+        }
+        // An IPv6 packet without payload is honest: "no next header" is refused later.
+        return if base == 40 { Ok(40) } else { Err(reason::MALFORMED) };
+    }
+    if length + base > len {
+        return Err(reason::MALFORMED);
+    }
+    Ok(length + base)
+}
+
+/// Walks the extension headers. Each has its own unit of length (RFC 8200 4, RFC 4302).
+#[inline(never)]
+fn parse_v6_extended<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+    for index in 0..9 {
+        let [next, length, hi, lo, id @ ..] = match parsed.protocol {
+            0 | 60 | 43 | 44 => packet.load::<8>(parsed.transport).ok_or(reason::MALFORMED)?,
+            59 => return Err(reason::MALFORMED),
+            _ => return transport::<P, 0>(packet, parsed, total),
+        };
+        // Hop-by-hop options come first or not at all; the eighth header was the last that anybody needs.
+        if index == 8 || parsed.protocol == 43 || (parsed.protocol == 0 && index != 0) {
+            return Err(reason::EXTENSION_HEADER);
+        }
+        if parsed.protocol == 44 {
+            let offset = u32::from(u16::from_be_bytes([hi, lo]));
+            parsed.protocol = next;
+            parsed.transport += 8;
+            if parsed.transport > total {
+                return Err(reason::MALFORMED);
+            }
+            if offset & 0xfff9 != 0 {
+                if parsed.fragment != fragment::WHOLE {
+                    return Err(reason::FRAGMENT);
+                }
+                parsed.fragment_id = u32::from_be_bytes(id);
+                let length = total - parsed.transport;
+                set_fragment(parsed, offset & 0xfff8, offset & 1 != 0, length)?;
+                if parsed.fragment >= fragment::LATER {
+                    return Ok(());
+                }
+            }
+            continue;
+        }
+        // The jumbo payload option (RFC 2675) is hop-by-hop and stands first where Linux writes it.
+        if parsed.protocol == 0 && hi == 0xc2 && !packet.is_gso() {
+            return Err(reason::EXTENSION_HEADER);
+        }
+        parsed.protocol = next;
+        parsed.transport += (u32::from(length) + 1) * 8;
+        if parsed.transport > total {
+            return Err(reason::MALFORMED);
+        }
+    }
+    Err(reason::EXTENSION_HEADER)
+}
+
+/// Notes a fragment. A first one must be a multiple of eight bytes; none may reach beyond 65,535; a tiny offset would overwrite ports.
+#[inline(always)]
+fn set_fragment(parsed: &mut Parsed, offset: u32, more: bool, length: u32) -> Result<(), u8> {
+    if (more && length & 7 != 0) || length == 0 || offset + length > 0xffff || (offset != 0 && offset < 20) {
+        return Err(reason::FRAGMENT);
+    }
+    parsed.fragment_span = (offset, offset + length);
+    parsed.fragment = match (offset, more) {
+        (0, _) => fragment::FIRST,
+        (_, true) => fragment::LATER,
+        (_, false) => fragment::LAST,
+    };
+    Ok(())
+}
+
+/// Reads ports. `AT` is the transport header's offset where it is known at compile time, else 0.
+#[inline(always)]
+fn transport<P: Packet, const AT: usize>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+    if parsed.fragment >= fragment::LATER {
+        return Ok(());
+    }
+    let left = total - parsed.transport;
+    let need = match parsed.protocol {
+        TCP => 20,
+        UDP | ICMP | ICMPV6 => 8,
+        SCTP => 12,
+        _ => return Ok(()),
+    };
+    if left < need {
+        return Err(reason::MALFORMED);
+    }
+    let [first, second] = words::<P, AT>(packet, parsed)?;
+    let first = u32::from_be(first);
+    let second = u32::from_be(second);
+    match parsed.protocol {
+        TCP => {
+            let flags = match AT {
+                20 => packet.fixed::<32, 1>(),
+                40 => packet.fixed::<52, 1>(),
+                _ => packet.load::<4>(parsed.transport + 12).map(|bytes| [u32::from_ne_bytes(bytes)]),
+            };
+            let [flags] = flags.ok_or(reason::MALFORMED)?;
+            let flags = u32::from_be(flags);
+            let header = (flags >> 28) * 4;
+            if header < 20 || header > left {
+                return Err(reason::MALFORMED);
+            }
+            parsed.tcp_flags = (flags >> 16) as u8;
+        }
+        UDP => {
+            let length = second >> 16;
+            // A super-packet of BIG TCP's kind does not exist for UDP; a fragment's length is the datagram's.
+            if length < 8 || (parsed.fragment == fragment::WHOLE && length > left) {
+                return Err(reason::MALFORMED);
+            }
+        }
+        ICMP | ICMPV6 => {
+            let family_matches = (parsed.protocol == ICMP) == (parsed.family == addr::V4 as u8);
+            if !family_matches {
+                return Err(reason::MALFORMED);
+            }
+            parsed.sport = (second >> 16) as u16;
+            parsed.dport = (first >> 16) as u16;
+            return Ok(());
+        }
+        _ => {}
+    }
+    parsed.sport = (first >> 16) as u16;
+    parsed.dport = first as u16;
+    Ok(())
+}
+
+/// The same at an offset known only at run time: behind IPv4 options.
+#[inline(never)]
+fn transport_anywhere<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+    transport::<P, 0>(packet, parsed, total)
+}
+
+#[inline(always)]
+fn words<P: Packet, const AT: usize>(packet: &P, parsed: &Parsed) -> Result<[u32; 2], u8> {
+    match AT {
+        20 => packet.fixed::<20, 2>(),
+        40 => packet.fixed::<40, 2>(),
+        _ => packet.load::<8>(parsed.transport).map(|[a, b, c, d, e, f, g, h]| [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]),
+    }
+    .ok_or(reason::MALFORMED)
+}
+
+/// Loose and strict source routing (RFC 791; refused as RFC 7126 advises). Malformed options are refused too.
+#[inline(never)]
+fn refuse_source_routes<P: Packet>(packet: &P, header: u32) -> Result<(), u8> {
+    let mut at = 20;
+    for _ in 0..40 {
+        if at >= header {
+            return Ok(());
+        }
+        let [kind] = packet.load::<1>(at).ok_or(reason::MALFORMED)?;
+        match kind {
+            0 => return Ok(()),
+            1 => at += 1,
+            131 | 137 => return Err(reason::SOURCE_ROUTE),
+            _ => {
+                let [length] = packet.load::<1>(at + 1).ok_or(reason::MALFORMED)?;
+                if length < 2 || at + u32::from(length) > header {
+                    return Err(reason::MALFORMED);
+                }
+                at += u32::from(length);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The packet that an ICMP error quotes (RFC 792, RFC 4443 3): its tuple as its sender wrote it. Fragments and truncated quotes are refused.
+#[inline(always)]
+pub fn quoted<P: Packet>(packet: &P, error: &Parsed, inner: &mut Parsed) -> Result<(), u8> {
+    let at = error.transport + 8;
+    if error.family == addr::V4 as u8 {
+        let header = packet.load::<20>(at).ok_or(reason::ICMP_ERROR)?;
+        let length = u32::from(header[0] & 0xf) * 4;
+        let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+        if header[0] >> 4 != 4 || length < 20 || fragment_offset != 0 {
+            return Err(reason::ICMP_ERROR);
+        }
+        inner.src = addr::mapped([header[12], header[13], header[14], header[15]]);
+        inner.dst = addr::mapped([header[16], header[17], header[18], header[19]]);
+        inner.protocol = header[9];
+        return quoted_ports(packet, inner, at + length);
+    }
+    let header = packet.load::<40>(at).ok_or(reason::ICMP_ERROR)?;
+    if header[0] >> 4 != 6 {
+        return Err(reason::ICMP_ERROR);
+    }
+    inner.protocol = header[6];
+    inner.src.copy_from_slice(&header[8..24]);
+    inner.dst.copy_from_slice(&header[24..40]);
+    let mut ports = at + 40;
+    // One fragment header is common in the quote of a packet that was too big.
+    if inner.protocol == 44 {
+        let [next, _, hi, lo] = packet.load::<4>(ports).ok_or(reason::ICMP_ERROR)?;
+        if u16::from_be_bytes([hi, lo]) & 0xfff8 != 0 {
+            return Err(reason::ICMP_ERROR);
+        }
+        inner.protocol = next;
+        ports += 8;
+    }
+    quoted_ports(packet, inner, ports)
+}
+
+#[inline(always)]
+fn quoted_ports<P: Packet>(packet: &P, inner: &mut Parsed, at: u32) -> Result<(), u8> {
+    let [a, b, c, d, e, f, ..] = packet.load::<8>(at).ok_or(reason::ICMP_ERROR)?;
+    match inner.protocol {
+        TCP | UDP | SCTP => {
+            inner.sport = u16::from_be_bytes([a, b]);
+            inner.dport = u16::from_be_bytes([c, d]);
+        }
+        ICMP | ICMPV6 => {
+            inner.sport = u16::from_be_bytes([e, f]);
+            inner.dport = u16::from_be_bytes([a, b]);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Protocols that carry packets in packets: IPIP, 6in4, GRE, ESP, AH, mobile IP, IPIP (94), Ethernet in IP, encapsulation, L2TP, MPLS in IP.
+#[must_use]
+#[inline(always)]
+pub const fn is_tunnel_protocol(protocol: u8) -> bool {
+    matches!(protocol, 4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 98 | 115 | 137)
+}
+
+/// UDP ports of VXLAN (IANA and Linux's old default) and Geneve.
+#[must_use]
+#[inline(always)]
+pub const fn is_overlay_port(port: u16) -> bool {
+    matches!(port, 4789 | 8472 | 6081)
+}
+
+/// A packet in memory: for tests, fuzzers and whoever holds the bytes.
+impl Packet for &[u8] {
+    fn len(&self) -> u32 {
+        <[u8]>::len(self) as u32
+    }
+
+    fn is_gso(&self) -> bool {
+        false
+    }
+
+    fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        let bytes = self.get(OFFSET..OFFSET + 4 * N)?;
+        let mut words = [0; N];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        }
+        Some(words)
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The socket buffer as the hooks need it: bytes from the IP header on, and the few fields that decide.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use portcullis_common::packet::{ETH_IPV4, ETH_IPV6, Packet};
+
+/// Length of an Ethernet header: TC programs on Ethernet devices see it.
+pub const ETHERNET: usize = 14;
+/// No link-layer header: cgroup hooks, and TC on devices without one.
+pub const BARE: usize = 0;
+
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+
+/// What `from_pod` tells the next decision point about a packet, in `tc_index`: a 16-bit field of the socket buffer that forwarding, address
+/// translation, fragmenting and reassembly carry along and that nobody else has used since dsmark went (Linux 6.3). A pod cannot preset it, because
+/// every packet of a pod gets a value here; if something on the way clears it, the packet is judged again, never waved through.
+pub mod stage {
+    /// Nothing is decided.
+    pub const UNDECIDED: u32 = 0;
+    /// The egress verdict is final.
+    pub const SETTLED: u32 = 0x5043;
+    /// To a Service, on a connection whose handshake came to its end.
+    pub const PENDING_CONFIRMED: u32 = 0x5044;
+}
+
+/// A socket buffer with its IP header at a known offset.
+pub struct Skb {
+    raw: *mut __sk_buff,
+    l3: usize,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(raw: *mut __sk_buff, l3: usize) -> Self {
+        Self { raw, l3 }
+    }
+
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.raw
+    }
+
+    /// The IP packet behind up to two VLAN tags in the frame, and its EtherType; `None` for other frames.
+    ///
+    /// Read from the frame's bytes: a raw socket may tell the stack another protocol than it writes.
+    #[inline(always)]
+    pub fn behind_tags(&self) -> Option<(Self, u16)> {
+        if self.l3 == BARE {
+            return is_ip(self.protocol()).map(|ethertype| (Self::new(self.raw, BARE), ethertype));
+        }
+        let mut l3 = ETHERNET;
+        for _ in 0..3 {
+            let ethertype = u16::from_be_bytes(self.load_frame::<2>(l3 as u32 - 2)?);
+            if ethertype != VLAN && ethertype != SERVICE_VLAN {
+                return is_ip(ethertype).map(|ethertype| (Self::new(self.raw, l3), ethertype));
+            }
+            l3 += 4;
+        }
+        None
+    }
+
+    /// EtherType as the stack sees it, after offloaded tags.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        // SAFETY: the kernel hands every program a valid context; the verifier checks each field access.
+        u16::from_be(unsafe { (*self.raw).protocol } as u16)
+    }
+
+    /// The offloaded VLAN tag, if there is one.
+    #[inline(always)]
+    pub fn vlan(&self) -> Option<u16> {
+        // SAFETY: as `protocol`.
+        let (present, tci) = unsafe { ((*self.raw).vlan_present, (*self.raw).vlan_tci) };
+        (present != 0).then_some(tci as u16)
+    }
+
+    /// Interface of this hook.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: as `protocol`.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    /// Interface on which the node received the packet; 0 = its own stack made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as `protocol`.
+        unsafe { (*self.raw).ingress_ifindex }
+    }
+
+    /// Whether a socket of the node sent it.
+    #[inline(always)]
+    pub fn has_socket(&self) -> bool {
+        // SAFETY: as `protocol`; only the pointer is looked at.
+        unsafe { !(*self.raw).__bindgen_anon_2.sk.is_null() }
+    }
+
+    /// [`stage`].
+    #[inline(always)]
+    pub fn stage(&self) -> u32 {
+        // SAFETY: as `protocol`.
+        unsafe { (*self.raw).tc_index }
+    }
+
+    /// Notes what is decided so far. TC hooks only.
+    #[inline(always)]
+    pub fn set_stage(&self, stage: u32) {
+        // SAFETY: `tc_index` is writable for classifier programs (Linux 4.3).
+        unsafe { (*self.raw).tc_index = stage }
+    }
+
+    /// Length from the first byte that the hook sees.
+    #[inline(always)]
+    fn whole_len(&self) -> u32 {
+        // SAFETY: as `protocol`.
+        unsafe { (*self.raw).len }
+    }
+
+    /// `N` bytes at an offset from the first byte that the hook sees.
+    #[inline(always)]
+    pub fn load_frame<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the helper writes exactly `N` bytes or fails; it checks the offset against the packet.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        (failed == 0).then_some(bytes)
+    }
+}
+
+#[inline(always)]
+fn is_ip(ethertype: u16) -> Option<u16> {
+    (ethertype == ETH_IPV4 || ethertype == ETH_IPV6).then_some(ethertype)
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.whole_len().saturating_sub(self.l3 as u32)
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        // SAFETY: as `protocol`; TC and cgroup_skb may read it (Linux 5.7).
+        unsafe { (*self.raw).gso_size != 0 }
+    }
+
+    /// From the linear part where the bytes are there, else through the helper: the end of the linear part is not the end of the packet.
+    #[inline(always)]
+    fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        // SAFETY: as `protocol`.
+        let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
+        let start = data + self.l3 + OFFSET;
+        if start + 4 * N <= end {
+            let mut words = [0; N];
+            for (index, word) in words.iter_mut().enumerate() {
+                // SAFETY: the comparison above bounds the read, and the verifier proves it; BPF loads need no alignment where we run.
+                *word = unsafe { *((start + 4 * index) as *const u32) };
+            }
+            return Some(words);
+        }
+        let mut words = [0; N];
+        // SAFETY: as `load_frame`.
+        let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), (self.l3 + OFFSET) as u32, words.as_mut_ptr().cast(), 4 * N as u32) };
+        (failed == 0).then_some(words)
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.load_frame(self.l3 as u32 + offset)
+    }
+}

@@ -1,0 +1,96 @@
+//! Reading the tables that the agent writes: `common::policy::Lookup` over the kernel's maps.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use portcullis_common::abi::{Cell, Config, Endpoint, L4Key, PolicyKey, ServiceKey, config_flags};
+use portcullis_common::addr::Addr;
+use portcullis_common::conntrack;
+use portcullis_common::policy::{Decision, Lookup, WORLD, match_ranges};
+
+use crate::maps;
+
+/// Nanoseconds since boot, as of the last timer tick (Linux 5.11): a seventh of the cost of the exact clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments, no memory.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Coarse time for conntrack.
+#[inline(always)]
+pub fn now() -> u32 {
+    conntrack::tick(now_ns())
+}
+
+/// Node-wide settings. Without them nothing can be decided.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    maps::CONFIG.get(0)
+}
+
+/// The endpoint behind an interface.
+#[inline(always)]
+pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
+    // SAFETY: the agent replaces values whole, and a replaced one stays readable until this program ends (RCU).
+    unsafe { maps::ENDPOINTS.get(&ifindex) }
+}
+
+/// Whether a destination is one that the node translates.
+#[inline(always)]
+pub fn is_service(config: &Config, addr: Addr, port: u16, protocol: u8) -> bool {
+    config.flags & config_flags::SERVICES != 0 && maps::SERVICES.get_ptr(&ServiceKey { addr, port, protocol, reserved: 0 }).is_some()
+}
+
+/// Whether an address is this node's own.
+#[inline(always)]
+pub fn is_own_node(addr: &Addr) -> bool {
+    // SAFETY: as `endpoint`.
+    unsafe { maps::NODES.get(addr) }.is_some_and(|owner| *owner == 1)
+}
+
+/// Whether an address is a node's.
+#[inline(always)]
+pub fn is_node(addr: &Addr) -> bool {
+    maps::NODES.get_ptr(addr).is_some()
+}
+
+/// The kernel's tables under the node's settings.
+pub struct Tables<'a>(pub &'a Config);
+
+impl Lookup for Tables<'_> {
+    #[inline(always)]
+    fn identity(&self, addr: &Addr) -> u32 {
+        // SAFETY: as `endpoint`.
+        if let Some(identity) = unsafe { maps::PEERS.get(addr) } {
+            return *identity;
+        }
+        if self.0.flags & config_flags::CIDRS == 0 {
+            return WORLD;
+        }
+        maps::CIDRS.get(&Key::new(128, *addr)).copied().unwrap_or(WORLD)
+    }
+
+    #[inline(always)]
+    fn row(&self, policy: u32, identity: u32) -> Option<Cell> {
+        // SAFETY: as `endpoint`.
+        unsafe { maps::POLICY_ROWS.get(&PolicyKey { policy, identity }) }.copied()
+    }
+
+    #[inline(always)]
+    fn default(&self, policy: u32) -> Option<Cell> {
+        maps::POLICY_DEFAULTS.get(policy).copied()
+    }
+
+    #[inline(always)]
+    fn ports(&self, set: u32, protocol: u8, port: u16) -> Decision {
+        let Some(ranges) = maps::PORT_SETS.get(set) else { return Decision::NOT_READY };
+        if ranges.spilled == 0 || ranges.valid == 0 {
+            return match_ranges(ranges, protocol, port);
+        }
+        let key = Key::new(64, L4Key { set, protocol, reserved: 0, port: port.to_be_bytes() });
+        match maps::PORT_PREFIXES.get(&key) {
+            Some(value) => Decision::of(value.action, value.rule),
+            None => Decision::of(ranges.otherwise, ranges.otherwise_rule),
+        }
+    }
+}
