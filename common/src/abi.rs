@@ -140,17 +140,21 @@ record! {
 record! {
     /// What is remembered of a connection. `pc_conntrack`.
     ///
-    /// `seen` and `flags` are also taken as one aligned 64-bit word, low half first on little-endian machines: an entry is revived and removed by
+    /// `expires` and `flags` are also taken as one aligned 64-bit word, low half first on little-endian machines: an entry is revived and removed by
     /// compare-and-swap of that word.
-    pub struct Flow: 16 {
-        /// Tick ([`crate::conntrack::tick`]) of its last packet.
-        pub seen: u32,
+    pub struct Flow: 24 {
+        /// Tick ([`crate::conntrack::tick`]) after which it counts as gone.
+        pub expires: u32,
         /// [`crate::conntrack::flags`].
         pub flags: u32,
+        /// Tick of its last packet.
+        pub seen: u32,
         /// The endpoint's revision when it was last judged.
         pub revision: u32,
         /// The rule that allowed it; 0 = none.
         pub rule: u32,
+        /// Always 0.
+        pub reserved: u32,
     }
 }
 
@@ -281,8 +285,10 @@ record! {
         pub protocol: u8,
         /// Generation of the slot.
         pub generation: u8,
+        /// 1 = what the first fragment opened is to be judged behind the translation.
+        pub pending: u8,
         /// Always 0.
-        pub reserved: u16,
+        pub reserved: u8,
     }
 }
 

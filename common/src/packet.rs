@@ -30,10 +30,14 @@ pub trait Packet {
     fn len(&self) -> u32;
     /// Whether it is a super-packet that the device or stack will cut.
     fn is_gso(&self) -> bool;
-    /// `N` words as on the wire, at an offset known at compile time; `None` beyond the end.
+    /// Makes the first `N` bytes, or all if there are fewer, readable by [`Packet::fixed`].
+    fn prepare<const N: usize>(&self);
+    /// `N` words as on the wire, at an offset known at compile time, within what was prepared; `None` beyond the end.
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]>;
     /// `N` bytes at any offset; `None` beyond the end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// [`finish_rare`], called in the way that suits where it runs: it is large, and few packets need it.
+    fn finish_rare(&self, parsed: &mut Parsed, total: u32) -> Result<(), u8>;
 }
 
 /// What the dataplane knows of a packet; nobody looks at its bytes after this.
@@ -55,12 +59,14 @@ pub struct Parsed {
     pub tcp_flags: u8,
     /// [`fragment`].
     pub fragment: u8,
-    /// Offset of the transport header from the IP header.
-    pub transport: u32,
     /// Identification of a fragment.
     pub fragment_id: u32,
-    /// Where a fragment begins and ends in the datagram, in bytes.
-    pub fragment_span: (u32, u32),
+    /// Where a fragment begins in the datagram, in bytes.
+    pub fragment_start: u32,
+    /// Where it ends.
+    pub fragment_end: u32,
+    /// Offset of the transport header from the IP header.
+    pub transport: u32,
 }
 
 /// Values of [`Parsed::fragment`].
@@ -104,6 +110,7 @@ pub fn parse<P: Packet>(packet: &P, ethertype: u16, parsed: &mut Parsed) -> Resu
 
 #[inline(always)]
 fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
+    packet.prepare::<40>();
     let [first, second, third, src, dst] = packet.fixed::<0, 5>().ok_or(reason::MALFORMED)?;
     let first = u32::from_be(first);
     let header = (first >> 24 & 0xf) * 4;
@@ -125,15 +132,12 @@ fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
         parsed.fragment_id = second >> 16;
         set_fragment(parsed, (fragment & 0x1fff) * 8, fragment & 0x2000 != 0, total - header)?;
     }
-    if header == 20 {
-        return transport::<P, 20>(packet, parsed, total);
-    }
-    refuse_source_routes(packet, header)?;
-    transport_anywhere(packet, parsed, total)
+    if header == 20 { transport::<P, 20>(packet, parsed, total) } else { packet.finish_rare(parsed, total) }
 }
 
 #[inline(always)]
 fn parse_v6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
+    packet.prepare::<60>();
     let words = packet.fixed::<0, 10>().ok_or(reason::MALFORMED)?;
     let second = u32::from_be(words[1]);
     if u32::from_be(words[0]) >> 28 != 6 {
@@ -147,8 +151,19 @@ fn parse_v6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
     parsed.transport = 40;
     match parsed.protocol {
         TCP | UDP | ICMPV6 | SCTP => transport::<P, 40>(packet, parsed, total),
-        _ => parse_v6_extended(packet, parsed, total),
+        _ => packet.finish_rare(parsed, total),
     }
+}
+
+/// What few packets need: IPv4 options, IPv6 extension headers, transports other than TCP, UDP, SCTP and ICMP over IPv6. Goes on from addresses,
+/// first protocol and offset in `parsed`; `total` is where the packet ends.
+#[inline(always)]
+pub fn finish_rare<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+    if parsed.family == addr::V6 as u8 {
+        return parse_v6_extended(packet, parsed, total);
+    }
+    refuse_source_routes(packet, parsed.transport)?;
+    transport::<P, 0>(packet, parsed, total)
 }
 
 /// Bytes from the IP header to the end of what the header counts. `base` = what the length field does not count.
@@ -171,7 +186,7 @@ fn payload_end<P: Packet>(packet: &P, length: u32, base: u32) -> Result<u32, u8>
 }
 
 /// Walks the extension headers. Each has its own unit of length (RFC 8200 4, RFC 4302).
-#[inline(never)]
+#[inline(always)]
 fn parse_v6_extended<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
     for index in 0..9 {
         let [next, length, hi, lo, id @ ..] = match parsed.protocol {
@@ -222,7 +237,8 @@ fn set_fragment(parsed: &mut Parsed, offset: u32, more: bool, length: u32) -> Re
     if (more && length & 7 != 0) || length == 0 || offset + length > 0xffff || (offset != 0 && offset < 20) {
         return Err(reason::FRAGMENT);
     }
-    parsed.fragment_span = (offset, offset + length);
+    parsed.fragment_start = offset;
+    parsed.fragment_end = offset + length;
     parsed.fragment = match (offset, more) {
         (0, _) => fragment::FIRST,
         (_, true) => fragment::LATER,
@@ -288,11 +304,6 @@ fn transport<P: Packet, const AT: usize>(packet: &P, parsed: &mut Parsed, total:
     Ok(())
 }
 
-/// The same at an offset known only at run time: behind IPv4 options.
-#[inline(never)]
-fn transport_anywhere<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
-    transport::<P, 0>(packet, parsed, total)
-}
 
 #[inline(always)]
 fn words<P: Packet, const AT: usize>(packet: &P, parsed: &Parsed) -> Result<[u32; 2], u8> {
@@ -305,77 +316,95 @@ fn words<P: Packet, const AT: usize>(packet: &P, parsed: &Parsed) -> Result<[u32
 }
 
 /// Loose and strict source routing (RFC 791; refused as RFC 7126 advises). Malformed options are refused too.
-#[inline(never)]
+///
+/// Walks byte by byte with a cursor, not option by option: every load is at a known offset, which keeps the verifier's work linear.
+#[inline(always)]
 fn refuse_source_routes<P: Packet>(packet: &P, header: u32) -> Result<(), u8> {
-    let mut at = 20;
-    for _ in 0..40 {
+    let mut option = 20;
+    for at in 20..60 {
         if at >= header {
-            return Ok(());
+            break;
+        }
+        if at != option {
+            continue;
         }
         let [kind] = packet.load::<1>(at).ok_or(reason::MALFORMED)?;
         match kind {
             0 => return Ok(()),
-            1 => at += 1,
+            1 => option = at + 1,
             131 | 137 => return Err(reason::SOURCE_ROUTE),
             _ => {
                 let [length] = packet.load::<1>(at + 1).ok_or(reason::MALFORMED)?;
-                if length < 2 || at + u32::from(length) > header {
+                if length < 2 {
                     return Err(reason::MALFORMED);
                 }
-                at += u32::from(length);
+                option = at + u32::from(length);
             }
         }
     }
-    Ok(())
+    // The last option ends with the header, not behind it.
+    if option > header { Err(reason::MALFORMED) } else { Ok(()) }
 }
 
-/// The packet that an ICMP error quotes (RFC 792, RFC 4443 3): its tuple as its sender wrote it. Fragments and truncated quotes are refused.
+/// The packet that an ICMP error quotes, as its sender wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quoted {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port; ICMP: the identifier.
+    pub sport: u16,
+    /// Destination port; ICMP: type << 8 | code.
+    pub dport: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+}
+
+/// Reads the quote of an ICMP error (RFC 792, RFC 4443 3). Later fragments and truncated quotes are refused.
 #[inline(always)]
-pub fn quoted<P: Packet>(packet: &P, error: &Parsed, inner: &mut Parsed) -> Result<(), u8> {
+pub fn quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Quoted) -> Result<(), u8> {
     let at = error.transport + 8;
-    if error.family == addr::V4 as u8 {
-        let header = packet.load::<20>(at).ok_or(reason::ICMP_ERROR)?;
-        let length = u32::from(header[0] & 0xf) * 4;
-        let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-        if header[0] >> 4 != 4 || length < 20 || fragment_offset != 0 {
-            return Err(reason::ICMP_ERROR);
-        }
-        inner.src = addr::mapped([header[12], header[13], header[14], header[15]]);
-        inner.dst = addr::mapped([header[16], header[17], header[18], header[19]]);
-        inner.protocol = header[9];
-        return quoted_ports(packet, inner, at + length);
-    }
-    let header = packet.load::<40>(at).ok_or(reason::ICMP_ERROR)?;
-    if header[0] >> 4 != 6 {
-        return Err(reason::ICMP_ERROR);
-    }
-    inner.protocol = header[6];
-    inner.src.copy_from_slice(&header[8..24]);
-    inner.dst.copy_from_slice(&header[24..40]);
     let mut ports = at + 40;
-    // One fragment header is common in the quote of a packet that was too big.
-    if inner.protocol == 44 {
-        let [next, _, hi, lo] = packet.load::<4>(ports).ok_or(reason::ICMP_ERROR)?;
-        if u16::from_be_bytes([hi, lo]) & 0xfff8 != 0 {
+    if error.family == addr::V4 as u8 {
+        let [version] = packet.load::<1>(at).ok_or(reason::ICMP_ERROR)?;
+        let [hi, lo, _, protocol] = packet.load::<4>(at + 6).ok_or(reason::ICMP_ERROR)?;
+        quoted.src = addr::mapped(packet.load::<4>(at + 12).ok_or(reason::ICMP_ERROR)?);
+        quoted.dst = addr::mapped(packet.load::<4>(at + 16).ok_or(reason::ICMP_ERROR)?);
+        quoted.protocol = protocol;
+        let header = u32::from(version & 0xf) * 4;
+        if version >> 4 != 4 || header < 20 || u16::from_be_bytes([hi, lo]) & 0x1fff != 0 {
             return Err(reason::ICMP_ERROR);
         }
-        inner.protocol = next;
-        ports += 8;
+        ports = at + header;
+    } else {
+        let [version] = packet.load::<1>(at).ok_or(reason::ICMP_ERROR)?;
+        let [next] = packet.load::<1>(at + 6).ok_or(reason::ICMP_ERROR)?;
+        quoted.src = packet.load::<16>(at + 8).ok_or(reason::ICMP_ERROR)?;
+        quoted.dst = packet.load::<16>(at + 24).ok_or(reason::ICMP_ERROR)?;
+        quoted.protocol = next;
+        if version >> 4 != 6 {
+            return Err(reason::ICMP_ERROR);
+        }
+        // One fragment header is common in the quote of a packet that was too big.
+        if next == 44 {
+            let [next, _, hi, lo] = packet.load::<4>(ports).ok_or(reason::ICMP_ERROR)?;
+            if u16::from_be_bytes([hi, lo]) & 0xfff8 != 0 {
+                return Err(reason::ICMP_ERROR);
+            }
+            quoted.protocol = next;
+            ports += 8;
+        }
     }
-    quoted_ports(packet, inner, ports)
-}
-
-#[inline(always)]
-fn quoted_ports<P: Packet>(packet: &P, inner: &mut Parsed, at: u32) -> Result<(), u8> {
-    let [a, b, c, d, e, f, ..] = packet.load::<8>(at).ok_or(reason::ICMP_ERROR)?;
-    match inner.protocol {
+    let [a, b, c, d] = packet.load::<4>(ports).ok_or(reason::ICMP_ERROR)?;
+    match quoted.protocol {
         TCP | UDP | SCTP => {
-            inner.sport = u16::from_be_bytes([a, b]);
-            inner.dport = u16::from_be_bytes([c, d]);
+            quoted.sport = u16::from_be_bytes([a, b]);
+            quoted.dport = u16::from_be_bytes([c, d]);
         }
         ICMP | ICMPV6 => {
-            inner.sport = u16::from_be_bytes([e, f]);
-            inner.dport = u16::from_be_bytes([a, b]);
+            quoted.sport = u16::from_be_bytes(packet.load::<2>(ports + 4).ok_or(reason::ICMP_ERROR)?);
+            quoted.dport = u16::from_be_bytes([a, b]);
         }
         _ => {}
     }
@@ -406,6 +435,8 @@ impl Packet for &[u8] {
         false
     }
 
+    fn prepare<const N: usize>(&self) {}
+
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
         let bytes = self.get(OFFSET..OFFSET + 4 * N)?;
         let mut words = [0; N];
@@ -418,6 +449,10 @@ impl Packet for &[u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = usize::try_from(offset).ok()?;
         self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn finish_rare(&self, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+        finish_rare(self, parsed, total)
     }
 }
 

@@ -1,8 +1,11 @@
 //! The socket buffer as the hooks need it: bytes from the IP header on, and the few fields that decide.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_skb_load_bytes;
-use portcullis_common::packet::{ETH_IPV4, ETH_IPV6, Packet};
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_pull_data};
+use portcullis_common::reason;
+use portcullis_common::packet::{self, ETH_IPV4, ETH_IPV6, Packet, Parsed};
 
 /// Length of an Ethernet header: TC programs on Ethernet devices see it.
 pub const ETHERNET: usize = 14;
@@ -28,12 +31,21 @@ pub mod stage {
 pub struct Skb {
     raw: *mut __sk_buff,
     l3: usize,
+    /// Whether the hook may pull paged bytes into the linear part, and so read them directly.
+    direct: bool,
 }
 
 impl Skb {
+    /// At a TC hook.
     #[inline(always)]
     pub fn new(raw: *mut __sk_buff, l3: usize) -> Self {
-        Self { raw, l3 }
+        Self { raw, l3, direct: true }
+    }
+
+    /// At a cgroup hook, where nothing can be pulled.
+    #[inline(always)]
+    pub fn of_cgroup(raw: *mut __sk_buff) -> Self {
+        Self { raw, l3: BARE, direct: false }
     }
 
     #[inline(always)]
@@ -58,6 +70,12 @@ impl Skb {
             l3 += 4;
         }
         None
+    }
+
+    /// Where the IP header begins.
+    #[inline(always)]
+    pub fn l3(&self) -> u32 {
+        self.l3 as u32
     }
 
     /// EtherType as the stack sees it, after offloaded tags.
@@ -132,6 +150,44 @@ fn is_ip(ethertype: u16) -> Option<u16> {
     (ethertype == ETH_IPV4 || ethertype == ETH_IPV6).then_some(ethertype)
 }
 
+/// Parses a packet and forgets which way the parser went.
+///
+/// The verifier follows every combination of what it knows: with the parser's constants (protocol, family, fragment) still known behind it, all later
+/// code would be verified once for each way through it (610,000 instructions instead of 30,000). `forget` makes them plain numbers again.
+#[inline(always)]
+pub fn parse(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Result<(), u8> {
+    packet::parse(skb, ethertype, parsed)?;
+    let noise = u64::from(skb.whole_len());
+    parsed.protocol = forget(u64::from(parsed.protocol), noise) as u8;
+    parsed.family = forget(u64::from(parsed.family), noise) as u8 & 1;
+    parsed.fragment = forget(u64::from(parsed.fragment), noise) as u8;
+    parsed.tcp_flags = forget(u64::from(parsed.tcp_flags), noise) as u8;
+    parsed.transport = forget(u64::from(parsed.transport), noise) as u32 & 0xfff;
+    Ok(())
+}
+
+/// `value`, but the verifier no longer knows it: two instructions that undo each other.
+#[inline(always)]
+pub fn forget(mut value: u64, noise: u64) -> u64 {
+    // SAFETY: touches the two registers only.
+    unsafe { asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) value, in(reg) noise, options(pure, nomem, nostack)) };
+    value
+}
+
+/// A global function (see `flow`). Returns 0 or the reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ctx_finish_rare(raw: *mut __sk_buff, parsed: *mut Parsed, l3: u32, total: u32) -> u64 {
+    // SAFETY: the verifier checks the pointer against its type; a null one never comes.
+    let Some(parsed) = (unsafe { parsed.as_mut() }) else { return u64::from(reason::MALFORMED) };
+    // Nothing is read directly here, so it serves cgroup hooks too.
+    let skb = Skb { raw, l3: l3 as usize & 31, direct: false };
+    match packet::finish_rare(&skb, parsed, total) {
+        Ok(()) => 0,
+        Err(reason) => u64::from(reason),
+    }
+}
+
 impl Packet for Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -144,28 +200,52 @@ impl Packet for Skb {
         unsafe { (*self.raw).gso_size != 0 }
     }
 
-    /// From the linear part where the bytes are there, else through the helper: the end of the linear part is not the end of the packet.
+    /// Pulls where the linear part ends early: it is not the end of the packet. Rare (TX rings), and short packets.
+    #[inline(always)]
+    fn prepare<const N: usize>(&self) {
+        if !self.direct {
+            return;
+        }
+        let want = self.l3 + N;
+        // SAFETY: as `protocol`.
+        let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
+        if data + want > end {
+            // SAFETY: the helper checks the length. If it fails, `fixed` finds the bytes missing.
+            unsafe { bpf_skb_pull_data(self.raw, self.whole_len().min(want as u32)) };
+        }
+    }
+
     #[inline(always)]
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        if !self.direct {
+            // SAFETY: as `load_frame`.
+            let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), (self.l3 + OFFSET) as u32, words.as_mut_ptr().cast(), 4 * N as u32) };
+            return (failed == 0).then_some(words);
+        }
         // SAFETY: as `protocol`.
         let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
         let start = data + self.l3 + OFFSET;
-        if start + 4 * N <= end {
-            let mut words = [0; N];
-            for (index, word) in words.iter_mut().enumerate() {
-                // SAFETY: the comparison above bounds the read, and the verifier proves it; BPF loads need no alignment where we run.
-                *word = unsafe { *((start + 4 * index) as *const u32) };
-            }
-            return Some(words);
+        if start + 4 * N > end {
+            return None;
         }
-        let mut words = [0; N];
-        // SAFETY: as `load_frame`.
-        let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), (self.l3 + OFFSET) as u32, words.as_mut_ptr().cast(), 4 * N as u32) };
-        (failed == 0).then_some(words)
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: the comparison above bounds the read, and the verifier proves it; BPF loads need no alignment where we run.
+            *word = unsafe { *((start + 4 * index) as *const u32) };
+        }
+        Some(words)
     }
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load_frame(self.l3 as u32 + offset)
+    }
+
+    #[inline(always)]
+    fn finish_rare(&self, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+        match ctx_finish_rare(self.raw, parsed, self.l3 as u32, total) {
+            0 => Ok(()),
+            reason => Err(reason as u8),
+        }
     }
 }

@@ -1,51 +1,62 @@
 //! What a drop leaves behind: a counter, always, and an event, within the endpoint's rate.
 
+use aya_ebpf::bindings::__sk_buff;
 use portcullis_common::abi::{Endpoint, Event, drop_index};
 use portcullis_common::conntrack;
-use portcullis_common::packet::{Packet as _, Parsed};
+use portcullis_common::packet::Parsed;
 
 use crate::ctx::Skb;
-use crate::{atomic, maps};
+use crate::flow::Outcome;
 use crate::tables::{self, now_ns};
+use crate::{atomic, maps};
 
-/// Why a packet is dropped, and by what.
-#[derive(Clone, Copy)]
-#[must_use]
-pub struct Denial {
-    /// `common::reason`.
-    pub reason: u8,
-    /// The rule, 0 = none.
-    pub rule: u32,
-    /// The policy that was asked, 0 = none.
-    pub policy: u32,
-}
-
-impl Denial {
-    /// A drop that no policy decided.
-    #[inline(always)]
-    pub const fn of(reason: u8) -> Self {
-        Self { reason, rule: 0, policy: 0 }
-    }
-}
-
-/// Where a drop happened.
-#[derive(Clone, Copy)]
-pub struct Place {
-    /// `abi::hook`.
-    pub hook: u8,
-    /// `abi::direction`, as the endpoint sees it.
-    pub direction: u8,
+/// Where a drop happened, and to whom.
+#[repr(C)]
+pub struct Report {
+    /// What was decided.
+    outcome: u64,
     /// The endpoint's interface.
-    pub ifindex: u32,
+    ifindex: u32,
+    /// The policy that was asked.
+    policy: u32,
+    /// The endpoint's slot, 0 = no endpoint.
+    slot: u16,
+    /// `abi::hook`.
+    hook: u8,
+    /// `abi::direction`, as the endpoint sees it.
+    direction: u8,
+    /// The slot's generation.
+    generation: u8,
+    reserved: [u8; 3],
 }
 
-/// Counts a drop and reports it. Not inlined: nothing here is on the way of a packet that passes.
+/// Counts a drop and reports it.
+#[inline(always)]
+pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoint>, parsed: &Parsed, outcome: Outcome) {
+    let (hook, direction, ifindex) = place;
+    let family = usize::from(parsed.family) & 1;
+    let report = Report {
+        outcome: outcome.0,
+        ifindex,
+        policy: endpoint.map_or(0, |endpoint| if direction == 0 { endpoint.ingress[family] } else { endpoint.egress[family] }),
+        slot: endpoint.map_or(0, |endpoint| endpoint.slot),
+        hook,
+        direction,
+        generation: endpoint.map_or(0, |endpoint| endpoint.generation),
+        reserved: [0; 3],
+    };
+    emit_denied(skb.raw(), &raw const report, parsed, skb.l3());
+}
+
+/// A global function (see `flow`): nothing here is on the way of a packet that passes. Returns 0.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn denied(skb: &Skb, place: &Place, endpoint: Option<&'static Endpoint>, parsed: &Parsed, denial: &Denial) {
-    let slot = endpoint.map_or(0, |endpoint| endpoint.slot);
-    count(slot, place.direction, denial.reason);
-    let Some(state) = maps::SLOT_STATES.get_ptr_mut(u32::from(slot)) else { return };
-    let Some(config) = tables::config() else { return };
+extern "C" fn emit_denied(skb: *mut __sk_buff, report: *const Report, parsed: *const Parsed, l3: u32) -> u64 {
+    // SAFETY: the verifier checks both pointers against their types; a null one never comes.
+    let (Some(report), Some(parsed)) = (unsafe { report.as_ref() }, unsafe { parsed.as_ref() }) else { return 0 };
+    let outcome = Outcome(report.outcome);
+    count(report.slot, report.direction, outcome.reason());
+    let (Some(state), Some(config)) = (maps::SLOT_STATES.get_ptr_mut(u32::from(report.slot)), tables::config()) else { return 0 };
     let time_ns = now_ns();
     let tick = conntrack::tick(time_ns);
     // SAFETY: array values live as long as the map. The rate is a bound for logs, not a verdict: a race between two processors costs or gives an event.
@@ -64,24 +75,26 @@ pub fn denied(skb: &Skb, place: &Place, endpoint: Option<&'static Endpoint>, par
             dst: parsed.dst,
             sport: parsed.sport,
             dport: parsed.dport,
-            ifindex: place.ifindex,
-            rule: denial.rule,
-            policy: denial.policy,
-            slot,
-            generation: endpoint.map_or(0, |endpoint| endpoint.generation),
+            ifindex: report.ifindex,
+            rule: outcome.detail(),
+            policy: report.policy,
+            slot: report.slot,
+            generation: report.generation,
             protocol: parsed.protocol,
-            reason: denial.reason,
-            direction: place.direction,
+            reason: outcome.reason(),
+            direction: report.direction,
             tcp_flags: parsed.tcp_flags,
-            hook: place.hook,
-            len: skb.len(),
+            hook: report.hook,
+            // SAFETY: a valid context.
+            len: unsafe { (*skb).len }.saturating_sub(l3),
             reserved: 0,
         });
         entry.submit(0);
-        return;
+        return 0;
     }
     // SAFETY: as above; `lost` is 8-byte aligned in its record.
     unsafe { atomic::add(&raw mut (*state).lost, 1) };
+    0
 }
 
 /// Counts a drop of which there is no packet to report.

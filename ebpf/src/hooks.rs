@@ -1,5 +1,6 @@
 //! The four decision points. Each names, in order, what it lets through, what it drops and whom it asks.
 
+use aya_ebpf::bindings::__sk_buff;
 use portcullis_common::abi::{Config, Endpoint, config_flags, direction, hook};
 use portcullis_common::conntrack::{UDP, flags};
 use portcullis_common::icmp::{self, Class};
@@ -7,10 +8,9 @@ use portcullis_common::packet::{self, ETH_ARP, ETH_IPV4, Packet as _, Parsed, fr
 use portcullis_common::policy;
 use portcullis_common::{addr, reason};
 
-use crate::ctx::{Skb, stage};
-use crate::emit::{self, Denial, Place};
-use crate::flow::{self, Scope, View};
-use crate::{fragments, guard, neighbour, tables};
+use crate::ctx::{self, Skb, stage};
+use crate::flow::{self, Outcome, view};
+use crate::{emit, fragments, guard, neighbour, tables};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
 const NEXT: i32 = -1;
@@ -23,133 +23,127 @@ const REFUSE: i32 = 0;
 /// What a pod sends.
 #[inline(always)]
 pub fn from_pod(skb: &Skb) -> i32 {
-    let place = Place { hook: hook::FROM_POD, direction: direction::EGRESS, ifindex: skb.ifindex() };
-    let endpoint = tables::endpoint(place.ifindex);
+    let ifindex = skb.ifindex();
+    let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let mut parsed = Parsed::default();
-    let (Some(config), Some(known)) = (tables::config(), endpoint) else {
-        emit::denied(skb, &place, None, &parsed, &Denial::of(reason::NOT_READY));
+    let Some(endpoint) = tables::endpoint(ifindex) else {
+        emit::denied(skb, place, None, &parsed, Outcome::deny(reason::NOT_READY, 0));
         return DROP;
     };
-    match judge_sent(skb, config, known, &mut parsed) {
-        Ok(stage) => {
-            skb.set_stage(stage);
-            NEXT
-        }
-        Err(denial) => {
-            emit::denied(skb, &place, endpoint, &parsed, &denial);
-            DROP
-        }
+    let outcome = judge_sent(skb, endpoint, &mut parsed);
+    if !outcome.passes() {
+        emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        return DROP;
     }
+    skb.set_stage(match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
+        flags::PENDING => stage::UNDECIDED,
+        state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
+        _ => stage::SETTLED,
+    });
+    NEXT
 }
 
 /// 1. one offloaded priority tag at most; 2. ARP for own addresses; 3. parse; 4. neighbour discovery for own addresses; 5. own source address;
 /// 6. metadata guard, loopback, rogue servers, tunnels; 7. to itself; 8. later fragments; 9. conntrack and policy.
 #[inline(always)]
-fn judge_sent(skb: &Skb, config: &'static Config, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Result<u32, Denial> {
+fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Outcome {
     // A tag with id 0 only carries a priority; Linux strips it after this hook and forwards what is inside.
     if skb.vlan().is_some_and(|tag| tag & 0xfff != 0) {
-        return Err(Denial::of(reason::VLAN));
+        return Outcome::deny(reason::VLAN, 0);
     }
     let ethertype = skb.protocol();
     if ethertype == ETH_ARP {
-        return neighbour::arp_from(skb, endpoint).map(|()| stage::SETTLED).map_err(Denial::of);
+        return neighbour::arp_from(skb, endpoint).into();
     }
-    packet::parse(skb, ethertype, parsed).map_err(Denial::of)?;
+    if let Err(reason) = ctx::parse(skb, ethertype, parsed) {
+        return Outcome::deny(reason, 0);
+    }
     if is_discovery(parsed) {
-        return neighbour::discovery_from(skb, endpoint, parsed).map(|()| stage::SETTLED).map_err(Denial::of);
+        return neighbour::discovery_from(skb, endpoint, parsed).into();
     }
-    let own = if parsed.family == addr::V4 as u8 { endpoint.v4 } else { endpoint.v6 };
-    if parsed.src != own {
-        return Err(Denial::of(reason::SPOOFED_SOURCE));
+    let own = if parsed.family == addr::V4 as u8 { &endpoint.v4 } else { &endpoint.v6 };
+    if parsed.src != *own {
+        return Outcome::deny(reason::SPOOFED_SOURCE, 0);
     }
     if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
-        return Err(Denial::of(reason::METADATA_GUARD));
+        return Outcome::deny(reason::METADATA_GUARD, 0);
     }
     if is_loopback(parsed) {
-        return Err(Denial::of(reason::LOOPBACK));
+        return Outcome::deny(reason::LOOPBACK, 0);
     }
     if parsed.fragment >= fragment::LATER {
-        fragments::follow(endpoint, parsed, fragments::place::SENT)?;
-        return Ok(stage::UNDECIDED);
+        return fragments::follow(endpoint, parsed, fragments::place::SENT);
     }
     if flow::is_rogue_server(parsed) {
-        return Err(Denial::of(reason::ROGUE_SERVER));
+        return Outcome::deny(reason::ROGUE_SERVER, 0);
     }
     if is_tunnel(parsed) {
-        return Err(Denial::of(reason::TUNNEL));
+        return Outcome::deny(reason::TUNNEL, 0);
     }
-    if parsed.dst == own {
-        return Ok(stage::SETTLED);
+    if parsed.dst == *own {
+        return Outcome::pass(0);
     }
-    let view = View { sent: true, translated: false, exempt: false, confirmed: false };
-    let pass = flow::run(&Scope { skb, config, endpoint, parsed, view })?;
-    if parsed.fragment == fragment::FIRST {
-        fragments::remember(endpoint, parsed, fragments::place::SENT);
+    let outcome = flow::run(skb, endpoint, parsed, view::SENT);
+    if parsed.fragment == fragment::FIRST && outcome.passes() {
+        fragments::remember(endpoint, parsed, fragments::place::SENT, outcome);
     }
-    Ok(match pass.state & (flags::PENDING | flags::CONFIRMED) {
-        flags::PENDING => stage::UNDECIDED,
-        state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
-        _ => stage::SETTLED,
-    })
+    outcome
 }
 
 /// What reaches a pod.
 #[inline(always)]
 pub fn to_pod(skb: &Skb) -> i32 {
-    let place = Place { hook: hook::TO_POD, direction: direction::INGRESS, ifindex: skb.ifindex() };
-    let endpoint = tables::endpoint(place.ifindex);
+    let ifindex = skb.ifindex();
+    let place = (hook::TO_POD, direction::INGRESS, ifindex);
     let ingress = skb.ingress_ifindex();
     // The node's own stack: no interface received the packet and a socket sent it. Never concluded from a source address.
     let from_node = ingress == 0 && skb.has_socket();
     let mut parsed = Parsed::default();
-    let (Some(config), Some(known)) = (tables::config(), endpoint) else {
+    let Some(endpoint) = tables::endpoint(ifindex) else {
         if from_node {
             return NEXT;
         }
-        emit::denied(skb, &place, None, &parsed, &Denial::of(reason::NOT_READY));
+        emit::denied(skb, place, None, &parsed, Outcome::deny(reason::NOT_READY, 0));
         return DROP;
     };
     let ethertype = skb.protocol();
     if ethertype == ETH_ARP {
         return NEXT;
     }
-    if let Err(reason) = packet::parse(skb, ethertype, &mut parsed) {
-        emit::denied(skb, &place, endpoint, &parsed, &Denial::of(reason));
+    if let Err(reason) = ctx::parse(skb, ethertype, &mut parsed) {
+        emit::denied(skb, place, Some(endpoint), &parsed, Outcome::deny(reason, 0));
         return DROP;
     }
     if is_discovery(&parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
         return NEXT;
     }
-    // Deferred: the source is another endpoint of this node whose verdict waits for the real destination.
-    let itself = ingress == place.ifindex;
-    if ingress != 0
-        && !itself
-        && let Err(denial) = judge_deferred(skb, config, ingress, &parsed)
-    {
-        let source = Place { hook: hook::TO_POD, direction: direction::EGRESS, ifindex: ingress };
-        emit::denied(skb, &source, tables::endpoint(ingress), &parsed, &denial);
-        return DROP;
-    }
-    match judge_received(skb, config, known, &parsed, from_node || itself) {
-        Ok(()) => NEXT,
-        Err(denial) => {
-            emit::denied(skb, &place, endpoint, &parsed, &denial);
-            DROP
+    // The source may be another endpoint of this node whose verdict waits for the real destination.
+    if ingress != 0 && ingress != ifindex && skb.stage() != stage::SETTLED {
+        let outcome = Outcome(hooks_deferred(skb.raw(), &raw const parsed, ctx::ETHERNET as u32));
+        if !outcome.passes() {
+            emit::denied(skb, (hook::TO_POD, direction::EGRESS, ingress), tables::endpoint(ingress), &parsed, outcome);
+            return DROP;
         }
     }
+    let exempt = from_node || ingress == ifindex;
+    let outcome = judge_received(skb, endpoint, &parsed, if exempt { view::TRANSLATED | view::EXEMPT } else { view::TRANSLATED });
+    if !outcome.passes() {
+        emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        return DROP;
+    }
+    NEXT
 }
 
 #[inline(always)]
-fn judge_received(skb: &Skb, config: &'static Config, endpoint: &'static Endpoint, parsed: &Parsed, exempt: bool) -> Result<(), Denial> {
+fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view: u32) -> Outcome {
     if parsed.fragment >= fragment::LATER {
-        return if exempt { Ok(()) } else { fragments::follow(endpoint, parsed, fragments::place::RECEIVED) };
+        return if view & view::EXEMPT != 0 { Outcome::pass(0) } else { fragments::follow(endpoint, parsed, fragments::place::RECEIVED) };
     }
-    let view = View { sent: false, translated: true, exempt, confirmed: false };
-    let _pass = flow::run(&Scope { skb, config, endpoint, parsed, view })?;
-    if parsed.fragment == fragment::FIRST {
-        fragments::remember(endpoint, parsed, fragments::place::RECEIVED);
+    let outcome = flow::run(skb, endpoint, parsed, view);
+    if parsed.fragment == fragment::FIRST && outcome.passes() {
+        fragments::remember(endpoint, parsed, fragments::place::RECEIVED, outcome);
     }
-    Ok(())
+    outcome
 }
 
 /// What leaves the node: the guard for whatever was forwarded and for pods in the host network, then deferred egress.
@@ -162,33 +156,31 @@ pub fn uplink(skb: &Skb) -> i32 {
     let skb = &skb;
     let ingress = skb.ingress_ifindex();
     let endpoint = if ingress == 0 { None } else { tables::endpoint(ingress) };
-    let place = Place { hook: hook::UPLINK, direction: direction::EGRESS, ifindex: ingress };
+    let place = (hook::UPLINK, direction::EGRESS, ingress);
     let mut parsed = Parsed::default();
     if destination(skb, ethertype, &mut parsed).is_none() {
         if endpoint.is_none() && !guard::is_from_pods_cgroup(skb, config) {
             return NEXT;
         }
-        emit::denied(skb, &place, endpoint, &parsed, &Denial::of(reason::MALFORMED));
+        emit::denied(skb, place, endpoint, &parsed, Outcome::deny(reason::MALFORMED, 0));
         return DROP;
     }
     if guard::is_guarded(&parsed) && !may_reach_metadata(skb, config, endpoint, ingress) {
-        emit::denied(skb, &place, endpoint, &parsed, &Denial::of(reason::METADATA_GUARD));
+        emit::denied(skb, place, endpoint, &parsed, Outcome::deny(reason::METADATA_GUARD, 0));
         return DROP;
     }
     if endpoint.is_none() || skb.stage() == stage::SETTLED {
         return NEXT;
     }
-    let judged = match packet::parse(skb, ethertype, &mut parsed) {
-        Ok(()) => judge_deferred(skb, config, ingress, &parsed),
-        Err(reason) => Err(Denial::of(reason)),
+    let outcome = match ctx::parse(skb, ethertype, &mut parsed) {
+        Ok(()) => Outcome(hooks_deferred(skb.raw(), &raw const parsed, skb.l3())),
+        Err(reason) => Outcome::deny(reason, 0),
     };
-    match judged {
-        Ok(()) => NEXT,
-        Err(denial) => {
-            emit::denied(skb, &place, endpoint, &parsed, &denial);
-            DROP
-        }
+    if !outcome.passes() {
+        emit::denied(skb, place, endpoint, &parsed, outcome);
+        return DROP;
     }
+    NEXT
 }
 
 /// 1. forwarded: an endpoint on the allow list, nobody else, known or not; 2. a pod's socket in the host network: on the allow list, or the guard for
@@ -204,6 +196,7 @@ fn may_reach_metadata(skb: &Skb, config: &Config, endpoint: Option<&'static Endp
 /// Address and family of a packet's destination: all that the guard needs.
 #[inline(always)]
 fn destination(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Option<()> {
+    skb.prepare::<40>();
     if ethertype == ETH_IPV4 {
         let [dst] = skb.fixed::<16, 1>()?;
         parsed.dst = addr::mapped(dst.to_ne_bytes());
@@ -216,26 +209,26 @@ fn destination(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Option<()> {
 }
 
 /// The egress verdict that `from_pod` left open, against the real destination. Costs a look-up for each packet of such connections, and none for
-/// others: their stage says that they are settled.
+/// others: their stage says that they are settled. A global function (see `flow`).
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge_deferred(skb: &Skb, config: &'static Config, ingress: u32, parsed: &Parsed) -> Result<(), Denial> {
-    let stage = skb.stage();
-    if stage == stage::SETTLED {
-        return Ok(());
-    }
-    let Some(endpoint) = tables::endpoint(ingress) else { return Ok(()) };
+extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32) -> u64 {
+    // SAFETY: the verifier checks the pointer against its type; a null one never comes.
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return 0 };
+    let skb = &Skb::new(raw, l3 as usize & 31);
+    let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else { return Outcome::pass(0).0 };
     if endpoint.egress[usize::from(parsed.family) & 1] == policy::id::NONE {
-        return Ok(());
+        return Outcome::pass(0).0;
     }
     if parsed.fragment >= fragment::LATER {
-        return fragments::follow(endpoint, parsed, fragments::place::TRANSLATED);
+        return fragments::follow(endpoint, parsed, fragments::place::TRANSLATED).0;
     }
-    let view = View { sent: true, translated: true, exempt: false, confirmed: stage == stage::PENDING_CONFIRMED };
-    let _pass = flow::run(&Scope { skb, config, endpoint, parsed, view })?;
-    if parsed.fragment == fragment::FIRST {
-        fragments::remember(endpoint, parsed, fragments::place::TRANSLATED);
+    let confirmed = if skb.stage() == stage::PENDING_CONFIRMED { view::CONFIRMED } else { 0 };
+    let outcome = flow::run(skb, endpoint, parsed, view::SENT | view::TRANSLATED | confirmed);
+    if parsed.fragment == fragment::FIRST && outcome.passes() {
+        fragments::remember(endpoint, parsed, fragments::place::TRANSLATED, outcome);
     }
-    Ok(())
+    outcome.0
 }
 
 /// What is delivered to sockets of the node: deferred egress for backends on the node itself.
@@ -248,19 +241,17 @@ pub fn to_host(skb: &Skb) -> i32 {
     if ingress == 0 || skb.stage() == stage::SETTLED {
         return LET;
     }
-    let (Some(config), Some(endpoint)) = (tables::config(), tables::endpoint(ingress)) else { return LET };
+    let Some(endpoint) = tables::endpoint(ingress) else { return LET };
     let mut parsed = Parsed::default();
-    if packet::parse(skb, skb.protocol(), &mut parsed).is_err() || !tables::is_own_node(&parsed.dst) {
+    if ctx::parse(skb, skb.protocol(), &mut parsed).is_err() || !tables::is_own_node(&parsed.dst) {
         return LET;
     }
-    match judge_deferred(skb, config, ingress, &parsed) {
-        Ok(()) => LET,
-        Err(denial) => {
-            let place = Place { hook: hook::TO_HOST, direction: direction::EGRESS, ifindex: ingress };
-            emit::denied(skb, &place, Some(endpoint), &parsed, &denial);
-            REFUSE
-        }
+    let outcome = Outcome(hooks_deferred(skb.raw(), &raw const parsed, skb.l3()));
+    if outcome.passes() {
+        return LET;
     }
+    emit::denied(skb, (hook::TO_HOST, direction::EGRESS, ingress), Some(endpoint), &parsed, outcome);
+    REFUSE
 }
 
 /// Neighbour and router discovery, redirects included.

@@ -11,7 +11,7 @@
 //!
 //! On the host this crate is empty, so that editors and clippy work everywhere; `cargo xtask build` compiles it for the kernel.
 #![expect(unreachable_pub, reason = "a binary: what modules share is `pub`, as everywhere else in the tree")]
-#![cfg_attr(target_arch = "bpf", no_std, no_main, expect(internal_features, reason = "see `atomic`"), feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, expect(internal_features, reason = "see `atomic`"), feature(core_intrinsics, asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
@@ -74,7 +74,7 @@ mod programs {
 
     #[cgroup_skb(ingress)]
     pub fn pc_to_host(ctx: SkBuffContext) -> i32 {
-        hooks::to_host(&Skb::new(ctx.skb.skb, ctx::BARE))
+        hooks::to_host(&Skb::of_cgroup(ctx.skb.skb))
     }
 
     #[classifier]

@@ -30,13 +30,13 @@ pub fn run() -> i32 {
 unsafe extern "C" fn visit(_map: *mut c_void, key: *mut FlowKey, entry: *mut Flow, now: *mut u32) -> u64 {
     // SAFETY: the kernel hands valid pointers to the key, the value and the context that `run` gave it.
     let (key, now) = unsafe { (*key, *now) };
-    let (seen, state) = flow::life(entry);
+    let (expires, state) = flow::life(entry);
     let owned = maps::SLOT_STATES.get(u32::from(key.slot)).is_some_and(|slot| slot.generation as u8 == key.generation);
-    if owned && !conntrack::expired(seen, state, key.protocol, now.wrapping_sub(MARGIN)) {
+    if owned && !conntrack::expired(expires, now.wrapping_sub(MARGIN)) {
         return 0;
     }
     // SAFETY: as `flow::revive`.
-    if !unsafe { atomic::swap(entry.cast(), flow::word(seen, state), flow::word(seen, state | flags::DEAD)) } {
+    if !unsafe { atomic::swap(entry.cast(), flow::word(expires, state), flow::word(expires, state | flags::DEAD)) } {
         return 0;
     }
     if maps::CONNTRACK.remove(&key).is_ok() {
