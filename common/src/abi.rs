@@ -85,7 +85,7 @@ pub mod config_flags {
 
 record! {
     /// An endpoint by the ifindex of its host interface. `pc_endpoints`.
-    pub struct Endpoint: 80 {
+    pub struct Endpoint: 96 {
         /// Its IPv4 address, mapped; [`crate::addr::NONE`] without one.
         pub v4: Addr,
         /// Its IPv6 address; [`crate::addr::NONE`] without one.
@@ -108,6 +108,8 @@ record! {
         pub generation: u8,
         /// Always 0.
         pub reserved: [u8; 5],
+        /// Digest of the pod's uid: how an agent without memory knows whose endpoint this is. Programs do not read it.
+        pub uid: [u8; 16],
     }
 }
 

@@ -8,6 +8,21 @@
 //! objects arrived. It knows neither Kubernetes types nor kernel maps: `agent/src/kube` converts objects into `model`, `agent/src/dataplane`
 //! turns `tables` into map writes.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod cell;
+mod compile;
+mod decide;
+pub mod explain;
+#[cfg(test)]
+mod fixture;
+mod govern;
+mod identity;
+mod index;
 pub mod model;
+pub mod probe;
+mod selector;
 pub mod tables;
+
+pub use compile::compile;
+pub use govern::DEFAULT_TIER;

@@ -56,6 +56,14 @@ pub struct Workload {
     pub ports: Vec<NamedPort>,
 }
 
+impl Workload {
+    /// Whether it is an endpoint, with an address or before it has one: policy governs it, selectors of rules find its addresses.
+    #[must_use]
+    pub const fn is_endpoint(&self) -> bool {
+        !self.host_network && !self.finished
+    }
+}
+
 /// A container port with a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedPort {

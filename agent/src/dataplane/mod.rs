@@ -1,0 +1,211 @@
+//! The node's dataplane: one value of desired tables in, map writes and attachments out.
+//!
+//! `plan` decides, `kernel` writes, `attach` puts programs on hooks, `pins` says whose all that is. Only [`Dataplane`] holds them together, and only
+//! the world task calls it: there is no lock.
+
+pub mod attach;
+pub mod kernel;
+pub mod names;
+pub mod pins;
+pub mod plan;
+pub mod state;
+mod sys;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use aya::programs::{TestRun as _, TestRunOptions};
+use portcullis_common::abi::{Endpoint, Owner, Slot, drop_index};
+use portcullis_common::policy;
+
+use attach::{Hooks, Role};
+use kernel::Tables;
+use names::Names;
+use pins::Pins;
+use plan::{Desired, plan};
+use state::{Action, State};
+
+/// The BPF object, built with the agent.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PORTCULLIS_BPF_OBJECT"));
+
+/// Programs, tables and what is in them.
+pub struct Dataplane {
+    hooks: Hooks,
+    tables: Tables,
+    state: State,
+    names: Names,
+    /// Whether an earlier agent's state was taken over.
+    pub adopted: bool,
+    /// The mark of this boot and network namespace.
+    pub owner: Owner,
+}
+
+/// What one application of desired tables did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Map writes.
+    pub writes: usize,
+}
+
+impl Dataplane {
+    /// Opens the pins of this boot and network namespace, or discards what is there and starts anew; loads the programs. Attaches nothing.
+    pub fn open(bpffs: &Path) -> Result<Self> {
+        if OBJECT.is_empty() {
+            anyhow::bail!(
+                "this binary has no BPF object\nwhy:  it was built by plain cargo, which does not build the kernel programs\ndo:   build it with `cargo xtask build`"
+            );
+        }
+        let pins = Pins::new(bpffs);
+        let owner = pins::this_owner()?;
+        let adopted = pins.owner() == Some(owner);
+        if !adopted {
+            let count = pins.discard().context("discarding pins of another boot or namespace")?;
+            if count > 0 {
+                tracing::warn!(count, "Discarded pins of another boot, network namespace or version");
+            }
+        }
+        pins.create()?;
+        let mut hooks = Hooks::load(OBJECT, &pins)?;
+        hooks.pin_programs()?;
+        let mut tables = Tables::open(&pins)?;
+        let state = tables.read().context("reading the pinned maps")?;
+        tables.set_owner(owner)?;
+        Ok(Self { hooks, tables, state, names: Names::default(), adopted, owner })
+    }
+
+    /// Brings the tables to `desired`. On an error everything written so far stands, and every endpoint has its last whole version or none; one that
+    /// has none gets a closed one.
+    pub fn apply(&mut self, desired: &Desired) -> Result<Applied> {
+        let actions = plan(&self.state, &mut self.names, desired);
+        for action in &actions {
+            if let Err(error) = self.write(action) {
+                self.lock_down(desired);
+                return Err(error);
+            }
+        }
+        Ok(Applied { writes: actions.iter().filter(|action| **action != Action::Barrier).count() })
+    }
+
+    fn write(&mut self, action: &Action) -> Result<()> {
+        self.tables.write(action)?;
+        self.state.apply(action);
+        Ok(())
+    }
+
+    /// Endpoints that have no version at all: closed, but for their node.
+    fn lock_down(&mut self, desired: &Desired) {
+        for (ifindex, want) in &desired.endpoints {
+            if self.state.endpoints.get(ifindex).is_some_and(|now| now.uid == want.uid) {
+                continue;
+            }
+            let slot = (1..portcullis_common::abi::SLOTS as u16).find(|slot| !self.state.endpoints.values().any(|endpoint| endpoint.slot == *slot));
+            let Some(slot) = slot else { continue };
+            let generation = self.state.slots.get(&slot).copied().unwrap_or(0).wrapping_add(1);
+            let endpoint = Endpoint {
+                v4: want.addresses[0],
+                v6: want.addresses[1],
+                ingress: [policy::id::CLOSED; 2],
+                egress: [policy::id::CLOSED; 2],
+                revision: 1,
+                slot,
+                generation: generation as u8,
+                uid: want.uid,
+                ..Endpoint::default()
+            };
+            let closed = [Action::PutSlot { slot, generation }, Action::PutEndpoint { ifindex: *ifindex, endpoint }];
+            if let Err(error) = closed.iter().try_for_each(|action| self.write(action)) {
+                // Without an entry the interface is closed too, for its node as well.
+                tracing::error!(ifindex, error = %format!("{error:#}"), "Failed to lock an endpoint down");
+            }
+        }
+    }
+
+    /// Puts programs on an interface.
+    pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<()> {
+        self.hooks.attach(ifindex, name, role)
+    }
+
+    /// The hooks, to look at or to attach cgroups.
+    pub fn hooks(&mut self) -> &mut Hooks {
+        &mut self.hooks
+    }
+
+    /// The tables in force.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Names of the numbers in events.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Packets dropped in a direction for a reason, of all endpoints that ever were.
+    #[must_use]
+    pub fn drops(&self, direction: u8, reason: u8) -> u64 {
+        [0].iter().chain(self.state.slots.keys()).map(|slot| self.tables.drops(drop_index(*slot, direction, reason))).sum()
+    }
+
+    /// Whether an interface has its programs.
+    #[must_use]
+    pub fn hooks_attached(&self, ifindex: u32) -> bool {
+        self.hooks.attached().contains_key(&ifindex)
+    }
+
+    /// Whether TCX links are used; else clsact filters.
+    #[must_use]
+    pub fn uses_tcx(&self) -> bool {
+        self.hooks.uses_tcx()
+    }
+
+    /// Cgroup programs that are attached.
+    #[must_use]
+    pub fn cgroup_hooks(&self) -> Vec<String> {
+        self.hooks.cgroups.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// State of every slot up to the highest that was ever used.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot> {
+        self.tables.slots(self.state.slots.keys().max().copied().unwrap_or(0))
+    }
+
+    /// The deny events' ring; once.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
+        self.hooks.take_events()
+    }
+
+    /// Removes connections that are gone.
+    pub fn sweep(&mut self) -> Result<()> {
+        // The kernel wants a packet to run a classifier on; the program looks at none.
+        let frame = [0_u8; 64];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        self.hooks.classifier("pc_sweep")?.test_run(options).context("running pc_sweep")?;
+        Ok(())
+    }
+}
+
+/// Removes every pin and filter of an agent: links, programs, maps, directories. Works without the agent, in the network namespace that it ran in.
+pub fn uninstall(bpffs: &Path) -> Result<usize> {
+    let pins = Pins::new(bpffs);
+    for name in interface_names() {
+        attach::remove_filters(&name);
+    }
+    let count = pins.discard()?;
+    pins.remove_root().with_context(|| format!("removing {}", bpffs.display()))?;
+    Ok(count)
+}
+
+/// Interfaces of this network namespace.
+fn interface_names() -> Vec<String> {
+    nix::net::if_::if_nameindex().map(|list| list.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect()).unwrap_or_default()
+}
+
+/// Whether the pins below `bpffs` are this boot's and namespace's.
+#[must_use]
+pub fn owner(bpffs: &Path) -> Option<Owner> {
+    Pins::new(bpffs).owner()
+}

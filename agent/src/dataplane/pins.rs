@@ -1,0 +1,156 @@
+//! Where everything is pinned, whose it is, and how nothing of it stays.
+//!
+//! ```text
+//! DIR/v1/owner marks in pc_owner      DIR/v1/maps/pc_*      DIR/v1/programs/pc_*      DIR/v1/links/IFINDEX_HOOK, cgroup_HOOK
+//! ```
+//! The directory carries the ABI version, so maps of two versions never meet. A fresh agent without memory recognises its predecessor's work by
+//! `pc_owner`: same boot, same network namespace. Anything else there is discarded before something is attached.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, MapData};
+use portcullis_common::ABI_VERSION;
+use portcullis_common::abi::Owner;
+
+/// `BPF_FS_MAGIC`.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// `SO_NETNS_COOKIE` (Linux 5.14).
+const SO_NETNS_COOKIE: i32 = 71;
+
+/// The pin directory of one agent.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+    version: PathBuf,
+}
+
+impl Pins {
+    /// The layout below `root`; touches nothing.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), version: root.join(format!("v{ABI_VERSION}")) }
+    }
+
+    /// Path of a map's pin.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.version.join("maps").join(name)
+    }
+
+    /// Path of a program's pin.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.version.join("programs").join(name)
+    }
+
+    /// Path of a link's pin. Names in a bpffs have no dots, so an interface goes by its index.
+    #[must_use]
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.version.join("links").join(name)
+    }
+
+    /// Names of all pinned links.
+    #[must_use]
+    pub fn links(&self) -> Vec<String> {
+        entries(&self.version.join("links"))
+    }
+
+    /// Names of all pinned maps.
+    #[must_use]
+    pub fn maps(&self) -> Vec<String> {
+        entries(&self.version.join("maps"))
+    }
+
+    /// Makes the directories. The parent of `root` has to lie in a bpffs.
+    pub fn create(&self) -> Result<()> {
+        let parent = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind = nix::sys::statfs::statfs(parent).with_context(|| format!("looking at {}", parent.display()))?;
+        if kind.filesystem_type().0 as i64 != BPF_FS_MAGIC {
+            bail!(
+                "no bpffs at {}\nwhy:  {} is on another file system; pins have to outlive the agent\ndo:   mount -t bpf bpf /sys/fs/bpf, or name a directory of a bpffs with --bpffs",
+                self.root.display(),
+                parent.display()
+            );
+        }
+        for directory in ["maps", "programs", "links"] {
+            let path = self.version.join(directory);
+            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        }
+        // Whoever may write here may switch the guard off.
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).with_context(|| format!("closing {}", self.root.display()))
+    }
+
+    /// Whose pins these are; `None` if there are none, or no mark.
+    pub fn owner(&self) -> Option<Owner> {
+        let data = MapData::from_pin(self.map("pc_owner")).ok()?;
+        let map = Array::<_, Owner>::try_from(Map::Array(data)).ok()?;
+        map.get(&0, 0).ok().filter(|owner| owner.abi != 0)
+    }
+
+    /// Removes every pin below the root, of whatever version: links first, so that no program runs without its maps' names.
+    ///
+    /// Returns how many there were.
+    pub fn discard(&self) -> Result<usize> {
+        let mut count = 0;
+        for version in entries(&self.root) {
+            for directory in ["links", "programs", "maps"] {
+                count += remove_all(&self.root.join(&version).join(directory))?;
+            }
+            fs::remove_dir(self.root.join(&version)).with_context(|| format!("removing {}", self.root.join(&version).display()))?;
+        }
+        Ok(count)
+    }
+
+    /// Removes the root too, if it is empty.
+    pub fn remove_root(&self) -> io::Result<()> {
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+fn remove_all(directory: &Path) -> Result<usize> {
+    let names = entries(directory);
+    for name in &names {
+        let path = directory.join(name);
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    if directory.exists() {
+        fs::remove_dir(directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    Ok(names.len())
+}
+
+/// The mark of this boot and network namespace.
+pub fn this_owner() -> Result<Owner> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
+    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+    let boot_id = u128::from_str_radix(&digits, 16).context("reading the boot id")?.to_be_bytes();
+    Ok(Owner { abi: ABI_VERSION, reserved: 0, netns_cookie: netns_cookie()?, boot_id })
+}
+
+/// The cookie of the network namespace that this thread is in.
+fn netns_cookie() -> Result<u64> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::]:0")).context("opening a socket")?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option writes at most `length` bytes into `cookie`.
+    let failed = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error()).context("asking for the network namespace's cookie (Linux 5.14)");
+    }
+    Ok(cookie)
+}

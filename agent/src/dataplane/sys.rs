@@ -1,0 +1,39 @@
+//! The two `bpf` calls that aya 0.14 has no way to make: a link for a setsockopt program that can be pinned, so for all cgroup programs alike.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+/// Attaches a program to a cgroup beside whatever is there (Linux 5.7), and gives back the link.
+pub(super) fn cgroup_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    // SAFETY: all fields are integers; zero is their absence.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = hook as u32;
+    let fd = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a link: it outlives this process until the pin is removed.
+pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: this member of the union is the one that the command reads.
+    let object = unsafe { &mut attr.__bindgen_anon_4 };
+    object.bpf_fd = link.as_raw_fd() as u32;
+    object.pathname = path.as_ptr() as u64;
+    call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` lives through the call and has the size that is passed.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

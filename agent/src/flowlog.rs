@@ -1,0 +1,133 @@
+//! Deny events in words: who, to whom, why, by which policy.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use portcullis_common::abi::{Event, direction, hook};
+use portcullis_common::addr::{self, Addr};
+use portcullis_common::{icmp, reason};
+use portcullis_policy::model::{self, Workload};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::dataplane::kernel;
+use crate::dataplane::names::Names;
+
+/// What numbers and addresses stand for now.
+#[derive(Clone, Default)]
+pub struct Lookup {
+    /// Pods and nodes.
+    pub model: Arc<model::World>,
+    /// Rules and policies.
+    pub names: Names,
+    /// Pod uids by slot and generation.
+    pub endpoints: BTreeMap<(u16, u8), String>,
+}
+
+impl Lookup {
+    /// The pod, node or bare address behind an address.
+    fn name(&self, address: IpAddr) -> String {
+        let owns = |workload: &&Arc<Workload>| workload.addresses.contains(&address);
+        if let Some(workload) = self.model.workloads.values().find(owns) {
+            return format!("{}/{}", workload.namespace, workload.name);
+        }
+        let node = self.model.nodes.iter().find(|(_, node)| node.addresses.contains(&address));
+        node.map_or_else(|| address.to_string(), |(name, _)| format!("node/{name}"))
+    }
+
+    /// The endpoint of an event.
+    fn endpoint(&self, event: &Event) -> Option<String> {
+        let workload = self.model.workloads.get(self.endpoints.get(&(event.slot, event.generation))?)?;
+        Some(format!("{}/{}", workload.namespace, workload.name))
+    }
+
+    /// The rule that denied, else the policies that isolate.
+    fn policy(&self, event: &Event) -> String {
+        if let Some(rule) = self.names.rule(event.rule) {
+            return format!("{} rule {}", rule.policy, rule.index);
+        }
+        if event.reason != reason::DEFAULT_DENY {
+            return String::new();
+        }
+        let by = self.names.isolated_by(event.policy).unwrap_or_default();
+        by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Reads the ring and logs until it breaks.
+pub async fn run(ring: RingBuf<MapData>, lookup: watch::Receiver<Lookup>) -> Result<()> {
+    // SAFETY: the ring owns its descriptor and keeps it open and the same for as long as it lives.
+    let mut ring = unsafe { AsyncFd::register(ring) }.context("watching the event ring")?;
+    loop {
+        let mut ready = ring.readable_mut().await.context("waiting for events")?;
+        {
+            let lookup = lookup.borrow();
+            while let Some(item) = ready.get_inner_mut().next() {
+                if let Some(event) = kernel::event(&item) {
+                    log(&event, &lookup);
+                }
+            }
+        }
+        ready.clear_ready();
+    }
+}
+
+fn log(event: &Event, lookup: &Lookup) {
+    let (source, destination) = (ip(&event.src), ip(&event.dst));
+    let endpoint = lookup.endpoint(event);
+    let egress = event.direction == direction::EGRESS;
+    let named = |own: bool, address| endpoint.clone().filter(|_| own).unwrap_or_else(|| lookup.name(address));
+    info!(
+        source = %named(egress, source),
+        source_ip = %source,
+        destination = %named(!egress, destination),
+        destination_ip = %destination,
+        protocol = %protocol(event.protocol),
+        source_port = event.sport,
+        port = %port(event),
+        direction = if egress { "egress" } else { "ingress" },
+        reason = reason::name(event.reason),
+        policy = %lookup.policy(event),
+        hook = hook_name(event.hook),
+        "Denied"
+    );
+}
+
+fn port(event: &Event) -> String {
+    if event.protocol == icmp::ICMP || event.protocol == icmp::ICMPV6 {
+        return format!("type {} code {}", event.dport >> 8, event.dport & 0xff);
+    }
+    event.dport.to_string()
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        132 => "sctp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn hook_name(number: u8) -> &'static str {
+    match number {
+        hook::FROM_POD => "from_pod",
+        hook::TO_POD => "to_pod",
+        hook::UPLINK => "uplink",
+        hook::TO_HOST => "to_host",
+        hook::SOCKET => "socket",
+        _ => "unknown",
+    }
+}
+
+/// An address as people write it.
+#[must_use]
+pub fn ip(address: &Addr) -> IpAddr {
+    if addr::is_v4(address) { IpAddr::V4(Ipv4Addr::from(addr::low4(address))) } else { IpAddr::V6(Ipv6Addr::from(*address)) }
+}

@@ -1,0 +1,48 @@
+//! Node: its labels and the addresses that other nodes know it by.
+
+use portcullis_policy::model::Node;
+
+use super::field::{self, Fields, Path};
+use super::metadata::Metadata;
+use crate::kube::problem::{Problem, Problems};
+
+pub(super) fn convert(metadata: Metadata, fields: &Fields, problems: &mut Problems) -> Node {
+    let mut node = Node {
+        labels: metadata.labels,
+        addresses: Vec::new(),
+    };
+    let path = Path::Root.field("status");
+    let result = addresses(fields, &path, problems, &mut node);
+    problems.note(result);
+    node.addresses.sort_unstable();
+    node.addresses.dedup();
+    node
+}
+
+fn addresses(
+    fields: &Fields,
+    path: &Path<'_>,
+    problems: &mut Problems,
+    node: &mut Node,
+) -> Result<(), Problem> {
+    let Some(status) = field::object(fields, "status", &Path::Root)? else {
+        return Ok(());
+    };
+    let list_path = path.field("addresses");
+    for (index, item) in field::list(status, "addresses", path)?.iter().enumerate() {
+        let path = list_path.item(index);
+        let read = || {
+            let item = field::as_object(item, &path)?;
+            // Host names and DNS names stand in the same list.
+            match field::string(item, "type", &path)? {
+                Some("InternalIP" | "ExternalIP") => {
+                    let text = field::required(item, "address", &path)?;
+                    Ok(Some(field::address(text, &path.field("address"))?))
+                }
+                _ => Ok(None),
+            }
+        };
+        node.addresses.extend(problems.note(read()).flatten());
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! From a file to its objects: lists are taken apart, types told, names read, each object converted or refused on its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::document::{self, Document};
+use crate::kube::convert::{closed_policy, convert, identify};
+use crate::kube::problem::{excerpt, excerpt_value};
+use crate::kube::{Entry, Key, Kind, Object, Problem, Reason};
+
+/// How deep lists may stand in lists.
+const LIST_DEPTH: usize = 4;
+
+/// Kinds without a say in policy: present in any real directory of manifests, and not worth a report each.
+const SILENT_GROUPS: [&str; 12] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "apps",
+    "autoscaling",
+    "batch",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+];
+const SILENT_KINDS: [(&str, &str); 14] = [
+    ("", "ConfigMap"),
+    ("", "Endpoints"),
+    ("", "Event"),
+    ("", "LimitRange"),
+    ("", "PersistentVolume"),
+    ("", "PersistentVolumeClaim"),
+    ("", "PodTemplate"),
+    ("", "ReplicationController"),
+    ("", "ResourceQuota"),
+    ("", "Secret"),
+    ("", "ServiceAccount"),
+    ("networking.k8s.io", "Ingress"),
+    ("networking.k8s.io", "IngressClass"),
+    ("networking.k8s.io", "ServiceCIDR"),
+];
+
+/// One object and the document that it stands in.
+pub(super) struct Found {
+    pub(super) entry: Entry,
+    pub(super) origin: String,
+}
+
+/// All objects of one file.
+pub(super) fn objects(file: &str, bytes: &[u8]) -> Vec<Found> {
+    let mut found = Vec::new();
+    if Path::new(file)
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        for (index, result) in document::parse_json(bytes).into_iter().enumerate() {
+            document_objects(&format!("{file}#{index}"), bytes, result, &mut found);
+        }
+    } else {
+        for (index, document) in document::split(bytes).iter().enumerate() {
+            let Document { text, .. } = *document;
+            document_objects(
+                &format!("{file}#{index}"),
+                text,
+                document::parse(document),
+                &mut found,
+            );
+        }
+    }
+    found
+}
+
+fn document_objects(
+    origin: &str,
+    text: &[u8],
+    result: Result<Value, Reason>,
+    found: &mut Vec<Found>,
+) {
+    match result {
+        Ok(Value::Null) => {}
+        Ok(mut value) => collect(&mut value, None, origin, LIST_DEPTH, found),
+        Err(reason) => {
+            for (namespace, name) in document::salvage_policies(text) {
+                let name = name.unwrap_or_else(|| format!("unreadable document {origin}"));
+                let key = Key {
+                    kind: Kind::NetworkPolicy,
+                    namespace: Some(namespace),
+                    name,
+                };
+                let object = Some(Object::Policy(Arc::new(closed_policy(&key))));
+                let problems = vec![Problem {
+                    field: String::new(),
+                    reason: reason.clone(),
+                }];
+                found.push(Found {
+                    entry: Entry {
+                        key,
+                        object,
+                        problems,
+                    },
+                    origin: origin.to_owned(),
+                });
+            }
+            found.push(refused(origin, "", reason));
+        }
+    }
+}
+
+/// A document that is no object of any kind we read.
+pub(super) fn refused(origin: &str, field: &str, reason: Reason) -> Found {
+    let key = Key {
+        kind: Kind::Document,
+        namespace: None,
+        name: origin.to_owned(),
+    };
+    let problems = vec![Problem {
+        field: field.to_owned(),
+        reason,
+    }];
+    Found {
+        entry: Entry {
+            key,
+            object: None,
+            problems,
+        },
+        origin: origin.to_owned(),
+    }
+}
+
+/// The objects of one document; `implied` is the type of a typed list's items, which do not repeat it.
+fn collect(
+    value: &mut Value,
+    implied: Option<(&str, &str)>,
+    origin: &str,
+    depth: usize,
+    found: &mut Vec<Found>,
+) {
+    let Some(fields) = value.as_object_mut() else {
+        let reason = Reason::UnexpectedType {
+            expected: "an object",
+            found: excerpt_value(value),
+        };
+        found.push(refused(origin, "", reason));
+        return;
+    };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    let api_version = text("apiVersion").or_else(|| implied.map(|(version, _)| version.to_owned()));
+    let kind = text("kind").or_else(|| implied.map(|(_, kind)| kind.to_owned()));
+    let (Some(api_version), Some(kind)) = (api_version.as_deref(), kind.as_deref()) else {
+        // Without its type it may have been meant to isolate.
+        if kind.as_deref() == Some("NetworkPolicy") {
+            found.extend(closed(value, origin, Reason::Missing));
+        }
+        let field = if kind.is_none() { "kind" } else { "apiVersion" };
+        found.push(refused(origin, field, Reason::Missing));
+        return;
+    };
+    if let Some(item_kind) = kind.strip_suffix("List")
+        && let Some(Value::Array(items)) = fields.get_mut("items")
+    {
+        if depth == 0 {
+            let message = "lists nested too deeply".to_owned();
+            found.push(refused(
+                origin,
+                "",
+                Reason::Syntax {
+                    message,
+                    line: None,
+                },
+            ));
+            return;
+        }
+        let implied = (!item_kind.is_empty()).then_some((api_version, item_kind));
+        for (index, item) in items.iter_mut().enumerate() {
+            collect(
+                item,
+                implied,
+                &format!("{origin}[{index}]"),
+                depth - 1,
+                found,
+            );
+        }
+        return;
+    }
+    match known_kind(api_version, kind) {
+        Some(kind) => {
+            normalize(kind, value);
+            match identify(kind, value) {
+                Ok(key) => found.push(Found {
+                    entry: convert(key, value),
+                    origin: origin.to_owned(),
+                }),
+                Err(problem) => {
+                    if kind == Kind::NetworkPolicy {
+                        found.extend(closed(value, origin, problem.reason.clone()));
+                    }
+                    found.push(refused(origin, &problem.field, problem.reason));
+                }
+            }
+        }
+        None if is_silent(api_version, kind) => {}
+        None => {
+            let kind = excerpt(&format!("{api_version} {kind}"));
+            found.push(refused(origin, "", Reason::UnknownKind(kind)));
+        }
+    }
+}
+
+/// The policy that a NetworkPolicy without a proper name or type still is; `None` if not even its namespace can be told.
+fn closed(value: &Value, origin: &str, reason: Reason) -> Option<Found> {
+    let metadata = value.get("metadata");
+    let namespace = match metadata.and_then(|metadata| metadata.get("namespace")) {
+        None | Some(Value::Null) => "default",
+        Some(Value::String(namespace)) => namespace,
+        Some(_) => return None,
+    };
+    let name = metadata
+        .and_then(|metadata| metadata.get("name"))
+        .and_then(Value::as_str)
+        .filter(|name| !name.is_empty());
+    let name = name.map_or_else(|| format!("unreadable document {origin}"), str::to_owned);
+    let key = Key {
+        kind: Kind::NetworkPolicy,
+        namespace: Some(namespace.to_owned()),
+        name,
+    };
+    let object = Some(Object::Policy(Arc::new(closed_policy(&key))));
+    let problems = vec![Problem {
+        field: String::new(),
+        reason,
+    }];
+    Some(Found {
+        entry: Entry {
+            key,
+            object,
+            problems,
+        },
+        origin: origin.to_owned(),
+    })
+}
+
+fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
+    match (api_version, kind) {
+        ("v1", "Namespace") => Some(Kind::Namespace),
+        ("v1", "Node") => Some(Kind::Node),
+        ("v1", "Pod") => Some(Kind::Pod),
+        ("v1", "Service") => Some(Kind::Service),
+        ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
+        _ => None,
+    }
+}
+
+fn is_silent(api_version: &str, kind: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    SILENT_GROUPS.contains(&group) || SILENT_KINDS.contains(&(group, kind))
+}
+
+/// Booleans as YAML 1.1 spells them, which kubectl accepts; everywhere else such words are text.
+fn normalize(kind: Kind, value: &mut Value) {
+    if kind == Kind::Pod
+        && let Some(field) = value.pointer_mut("/spec/hostNetwork")
+        && let Some(text) = field.as_str()
+    {
+        match text {
+            "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => *field = Value::Bool(true),
+            "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => *field = Value::Bool(false),
+            _ => {}
+        }
+    }
+}

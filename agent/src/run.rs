@@ -1,0 +1,126 @@
+//! `portcullis agent`: wires feeds, node view, dataplane, event log and admin socket. It decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::endpoint::{Observed, observe};
+use crate::flowlog;
+use crate::kube::{Batch, manifests, watch as kube_watch};
+use crate::reconcile::Node;
+use crate::report::NodeStatus;
+use crate::settings::Settings;
+
+/// How often connections that are gone are collected.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the admin socket asks of the world task.
+pub enum Request {
+    /// The agent's word on itself.
+    Status(oneshot::Sender<NodeStatus>),
+    /// Answered once everything that stood in the channels before is in force.
+    Synced(oneshot::Sender<()>),
+}
+
+/// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
+pub async fn run(settings: Settings) -> Result<()> {
+    let (mut observed, _observer) = observe(&settings.cni_results).await.context("watching the node's interfaces")?;
+    let first = observed.borrow_and_update().clone();
+    let opened = settings.clone();
+    let mut node = tokio::task::spawn_blocking(move || Node::open(opened, first)).await.context("opening the dataplane")??;
+    let (batches, changes) = mpsc::channel(1024);
+    let mut tasks = JoinSet::new();
+    let rereader = feed(&settings, batches, &mut tasks).await?;
+    let (lookup, lookups) = watch::channel(node.lookup());
+    let events = node.take_events()?;
+    tasks.spawn(flowlog::run(events, lookups));
+    let (requests, asked) = mpsc::channel(64);
+    tasks.spawn(api::serve(settings.clone(), requests, rereader)?);
+    info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
+
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        () = world_loop(node, observed, changes, asked, lookup) => Err(anyhow!("the view of the node has ended")),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(())) => Err(anyhow!("a task has ended")),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(error.into()),
+        },
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// Starts the feed: files if there are any to read, else the API server.
+async fn feed(settings: &Settings, batches: mpsc::Sender<Batch>, tasks: &mut JoinSet<Result<()>>) -> Result<Option<manifests::Rereader>> {
+    if let Some(directory) = &settings.manifests {
+        let (feed, rereader) = manifests::Feed::open(directory)?;
+        tasks.spawn(async move { feed.run(batches).await.context("reading manifests") });
+        return Ok(Some(rereader));
+    }
+    let client = kube::Client::try_default().await.context("finding the API server; give --manifests DIR to read files instead")?;
+    let mut watches = kube_watch::spawn(&client, &batches);
+    tasks.spawn(async move {
+        watches.join_next().await;
+        Err(anyhow!("a watch has ended"))
+    });
+    Ok(None)
+}
+
+/// The world task: takes in everything that waits, then makes one round.
+async fn world_loop(
+    mut node: Node,
+    mut observed: watch::Receiver<Arc<Observed>>,
+    mut changes: mpsc::Receiver<Batch>,
+    mut asked: mpsc::Receiver<Request>,
+    lookup: watch::Sender<flowlog::Lookup>,
+) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    loop {
+        let mut request = None;
+        tokio::select! {
+            Some(batch) = changes.recv() => node.changes(batch),
+            seen = observed.changed() => if seen.is_err() { return },
+            Some(asks) = asked.recv() => request = Some(asks),
+            _ = sweep.tick() => {
+                tokio::task::block_in_place(|| node.sweep());
+                continue;
+            }
+        }
+        if let Some(Request::Status(answer)) = request {
+            // Who asked may be gone.
+            let _ = answer.send(tokio::task::block_in_place(|| node.status()));
+            continue;
+        }
+        while let Ok(batch) = changes.try_recv() {
+            node.changes(batch);
+        }
+        if observed.has_changed().unwrap_or(false) {
+            let view = observed.borrow_and_update().clone();
+            tokio::task::block_in_place(|| node.observe(view));
+        }
+        tokio::task::block_in_place(|| node.reconcile());
+        lookup.send_replace(node.lookup());
+        if let Some(Request::Synced(answer)) = request {
+            waiting.push(answer);
+        }
+        if !waiting.is_empty() && node.is_synced() {
+            for answer in waiting.drain(..) {
+                let _ = answer.send(());
+            }
+        }
+        waiting.retain(|answer| !answer.is_closed());
+        if let (false, [missing, ..]) = (waiting.is_empty(), node.waiting_for().as_slice()) {
+            warn!(%missing, "Somebody waits for the node to be in sync");
+        }
+    }
+}

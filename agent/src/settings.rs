@@ -1,0 +1,43 @@
+//! What the agent was told to do, as it means it: `cli` holds what was typed.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything that `portcullis agent` can be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node that it guards.
+    pub node: String,
+    /// Objects from files instead of an API server.
+    pub manifests: Option<PathBuf>,
+    /// Directory of a bpffs for pins.
+    pub bpffs: PathBuf,
+    /// The admin socket.
+    pub socket: PathBuf,
+    /// The CNI's result cache.
+    pub cni_results: PathBuf,
+    /// The pods' cgroup; found by itself if absent.
+    pub pod_cgroup: Option<PathBuf>,
+    /// The cgroup of the node's own processes and pods; the pods' parent if absent.
+    pub host_cgroup: Option<PathBuf>,
+    /// Uid of the agent's own pod, which tells one kubelet's cgroup from another's.
+    pub own_uid: Option<String>,
+    /// Namespace and service account of pods that the metadata guard lets through.
+    pub metadata_allow: BTreeSet<(String, String)>,
+    /// What an interface without a known pod does.
+    pub unknown_pod: UnknownPod,
+    /// Where metrics are served over TCP; nowhere if absent.
+    pub metrics: Option<SocketAddr>,
+    /// Where health is served over TCP; nowhere if absent.
+    pub health: Option<SocketAddr>,
+}
+
+/// What an interface without a known pod does. The metadata guard is closed either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownPod {
+    /// Nothing passes but its node.
+    Closed,
+    /// Everything passes.
+    Open,
+}

@@ -1,0 +1,377 @@
+//! The one place that knows what the cluster looks like now.
+//!
+//! ```text
+//! Batch of Change --apply--> World --snapshot--> policy::model::World (compiler)
+//! CNI records -----local---/       \--refused, feeds, counts, service_addresses (status, dataplane)
+//! ```
+//! Output is a function of what is true now, not of the way there: any order of the same changes ends in the same snapshot. No I/O, no clock (times
+//! come in), no lock: one task owns it and hands out snapshots. Snapshots share their records; taking one copies nothing, and the next change copies
+//! the maps only while an old snapshot is still held.
+
+mod local;
+mod services;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
+
+pub use services::ServiceAddress;
+pub use status::{Counts, Feed, Refusal};
+
+use crate::kube::{Change, EndpointSlice, Entry, Key, Kind, Object, Pod, Problem, Service};
+
+/// Namespace and name.
+type Name = (String, String);
+
+/// What is true now.
+#[derive(Debug)]
+pub struct World {
+    model: Arc<model::World>,
+    pods: BTreeMap<Name, Pod>,
+    /// Pods bound to this node, by uid.
+    local: BTreeMap<String, Name>,
+    services: BTreeMap<Name, Service>,
+    slices: BTreeMap<Name, EndpointSlice>,
+    refused: BTreeMap<Key, Refusal>,
+    feeds: BTreeMap<Kind, Feed>,
+    /// Addresses of local pods as the CNI gave them, by uid.
+    cni_addresses: BTreeMap<String, Vec<IpAddr>>,
+    generation: u64,
+}
+
+impl World {
+    /// An empty world seen from `node`.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            model: Arc::new(model::World {
+                node: node.to_owned(),
+                ..model::World::default()
+            }),
+            pods: BTreeMap::new(),
+            local: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            feeds: Kind::FED.map(|kind| (kind, Feed::default())).into(),
+            cni_addresses: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    /// Takes in changes that belong together; says whether anything that matters to the dataplane is different now.
+    pub fn apply_batch(
+        &mut self,
+        batch: impl IntoIterator<Item = Change>,
+        now: SystemTime,
+    ) -> bool {
+        let mut changed = false;
+        for change in batch {
+            changed |= self.apply(change, now);
+        }
+        changed
+    }
+
+    /// Takes in one change.
+    pub fn apply(&mut self, change: Change, now: SystemTime) -> bool {
+        let changed = match change {
+            Change::Apply(entry) => self.put(entry, now),
+            Change::Delete { key, uid } => self.delete(&key, uid.as_deref()),
+            Change::Reset { kind, live } => self.reset(kind, live, now),
+            Change::Trouble { kind, reason } => {
+                // A state to report, not one that changes a verdict.
+                if let Some(feed) = self.feeds.get_mut(&kind) {
+                    feed.trouble = reason;
+                }
+                false
+            }
+        };
+        self.generation += u64::from(changed);
+        changed
+    }
+
+    /// What the compiler reads. Cheap.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<model::World> {
+        Arc::clone(&self.model)
+    }
+
+    /// Grows with every change that [`World::apply`] reported.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether every kind has been listed completely: only then may tables be written or swept.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        self.feeds.values().all(|feed| feed.in_sync)
+    }
+
+    /// State of each kind's feed.
+    #[must_use]
+    pub fn feeds(&self) -> &BTreeMap<Kind, Feed> {
+        &self.feeds
+    }
+
+    /// Objects that were refused, whole or in part.
+    #[must_use]
+    pub fn refused(&self) -> &BTreeMap<Key, Refusal> {
+        &self.refused
+    }
+
+    /// The node that this world is seen from.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.model.node
+    }
+
+    /// A pod by name.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        self.pods.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            namespaces: self.model.namespaces.len(),
+            nodes: self.model.nodes.len(),
+            pods: self.pods.len(),
+            local_pods: self.local.len(),
+            policies: self.model.policies.len(),
+            services: self.services.len(),
+            ready_backends: self
+                .slices
+                .values()
+                .flat_map(|slice| &slice.endpoints)
+                .filter(|end| end.ready)
+                .count(),
+            refused: self.refused.len(),
+        }
+    }
+
+    fn put(&mut self, entry: Entry, now: SystemTime) -> bool {
+        let Entry {
+            key,
+            object,
+            problems,
+        } = entry;
+        self.note_refusal(&key, object.is_none(), problems, now);
+        let Some(object) = object else {
+            return self.forget(&key);
+        };
+        match object {
+            Object::Namespace(labels) => {
+                self.model.namespaces.get(&key.name) != Some(&labels) && {
+                    self.model_mut().namespaces.insert(key.name, labels);
+                    true
+                }
+            }
+            Object::Node(node) => {
+                self.model.nodes.get(&key.name) != Some(&node) && {
+                    self.model_mut().nodes.insert(key.name, node);
+                    true
+                }
+            }
+            Object::Policy(policy) => {
+                self.model.policies.get(&policy.name) != Some(&policy) && {
+                    self.model_mut()
+                        .policies
+                        .insert(policy.name.clone(), policy);
+                    true
+                }
+            }
+            Object::Pod(pod) => self.put_pod(name_of(key), pod),
+            Object::Service(service) => replace(&mut self.services, name_of(key), service),
+            Object::EndpointSlice(slice) => replace(&mut self.slices, name_of(key), slice),
+        }
+    }
+
+    fn put_pod(&mut self, name: Name, pod: Pod) -> bool {
+        if self.pods.get(&name) == Some(&pod) {
+            return false;
+        }
+        // A successor of the same name has another uid: nothing of its predecessor may stay.
+        if self
+            .pods
+            .get(&name)
+            .is_some_and(|old| old.workload.uid != pod.workload.uid)
+        {
+            self.forget_pod(&name);
+        }
+        let uid = &pod.workload.uid;
+        if pod.workload.node.as_ref() == Some(&self.model.node) {
+            self.local.insert(uid.clone(), name.clone());
+        } else {
+            self.local.remove(uid);
+        }
+        let workload = self.effective(&pod);
+        self.put_workload(workload);
+        self.pods.insert(name, pod);
+        true
+    }
+
+    fn put_workload(&mut self, workload: Arc<Workload>) -> bool {
+        if self.model.workloads.get(&workload.uid) == Some(&workload) {
+            return false;
+        }
+        self.model_mut()
+            .workloads
+            .insert(workload.uid.clone(), workload);
+        true
+    }
+
+    fn delete(&mut self, key: &Key, uid: Option<&str>) -> bool {
+        if key.kind == Kind::Pod
+            && let (Some(uid), Some(pod)) = (uid, self.pods.get(&name_of(key.clone())))
+            && pod.workload.uid != uid
+        {
+            // The successor is here already.
+            return false;
+        }
+        self.refused.remove(key);
+        self.forget(key)
+    }
+
+    fn reset(&mut self, kind: Kind, live: Vec<Entry>, now: SystemTime) -> bool {
+        let listed: BTreeSet<Key> = live.iter().map(|entry| entry.key.clone()).collect();
+        let mut changed = false;
+        for key in self.known(kind) {
+            if !listed.contains(&key) {
+                self.refused.remove(&key);
+                changed |= self.forget(&key);
+            }
+        }
+        for entry in live {
+            changed |= self.put(entry, now);
+        }
+        // Documents have no feed of their own.
+        if let Some(feed) = self.feeds.get_mut(&kind) {
+            changed |= !std::mem::replace(&mut feed.in_sync, true);
+        }
+        changed
+    }
+
+    /// Every name of the kind that anything is remembered of.
+    fn known(&self, kind: Kind) -> BTreeSet<Key> {
+        let namespaced = |name: &Name| Key {
+            kind,
+            namespace: Some(name.0.clone()),
+            name: name.1.clone(),
+        };
+        let plain = |name: &String| Key {
+            kind,
+            namespace: None,
+            name: name.clone(),
+        };
+        let mut keys: BTreeSet<Key> = match kind {
+            Kind::Namespace => self.model.namespaces.keys().map(plain).collect(),
+            Kind::Node => self.model.nodes.keys().map(plain).collect(),
+            Kind::Pod => self.pods.keys().map(namespaced).collect(),
+            Kind::Service => self.services.keys().map(namespaced).collect(),
+            Kind::EndpointSlice => self.slices.keys().map(namespaced).collect(),
+            Kind::NetworkPolicy => self
+                .model
+                .policies
+                .keys()
+                .filter(|policy| policy.kind == PolicyKind::NetworkPolicy)
+                .map(|policy| Key {
+                    kind,
+                    namespace: policy.namespace.clone(),
+                    name: policy.name.clone(),
+                })
+                .collect(),
+            Kind::Document => BTreeSet::new(),
+        };
+        keys.extend(self.refused.keys().filter(|key| key.kind == kind).cloned());
+        keys
+    }
+
+    /// Nothing of the object is in force any more; says whether anything was.
+    fn forget(&mut self, key: &Key) -> bool {
+        match key.kind {
+            Kind::Namespace => {
+                self.model.namespaces.contains_key(&key.name)
+                    && self.model_mut().namespaces.remove(&key.name).is_some()
+            }
+            Kind::Node => {
+                self.model.nodes.contains_key(&key.name)
+                    && self.model_mut().nodes.remove(&key.name).is_some()
+            }
+            Kind::NetworkPolicy => {
+                let policy = PolicyRef {
+                    kind: PolicyKind::NetworkPolicy,
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                };
+                self.model.policies.contains_key(&policy)
+                    && self.model_mut().policies.remove(&policy).is_some()
+            }
+            Kind::Pod => self.forget_pod(&name_of(key.clone())),
+            Kind::Service => self.services.remove(&name_of(key.clone())).is_some(),
+            Kind::EndpointSlice => self.slices.remove(&name_of(key.clone())).is_some(),
+            Kind::Document => false,
+        }
+    }
+
+    fn forget_pod(&mut self, name: &Name) -> bool {
+        let Some(pod) = self.pods.remove(name) else {
+            return false;
+        };
+        let uid = &pod.workload.uid;
+        // Two names with one uid happen in broken feeds only; the uid is then that of the name that claimed it last.
+        if self.local.get(uid) == Some(name) {
+            self.local.remove(uid);
+        }
+        let owner = self.model.workloads.get(uid);
+        if owner.is_some_and(|owner| owner.namespace == name.0 && owner.name == name.1) {
+            self.model_mut().workloads.remove(uid);
+        }
+        true
+    }
+
+    fn note_refusal(&mut self, key: &Key, whole: bool, problems: Vec<Problem>, now: SystemTime) {
+        if problems.is_empty() {
+            self.refused.remove(key);
+            return;
+        }
+        let known = self
+            .refused
+            .get(key)
+            .filter(|known| known.problems == problems && known.whole == whole);
+        let since = known.map_or(now, |known| known.since);
+        self.refused.insert(
+            key.clone(),
+            Refusal {
+                problems,
+                whole,
+                since,
+            },
+        );
+    }
+
+    fn model_mut(&mut self) -> &mut model::World {
+        Arc::make_mut(&mut self.model)
+    }
+}
+
+fn name_of(key: Key) -> Name {
+    (key.namespace.unwrap_or_default(), key.name)
+}
+
+fn replace<T: PartialEq>(map: &mut BTreeMap<Name, T>, name: Name, value: T) -> bool {
+    if map.get(&name) == Some(&value) {
+        return false;
+    }
+    map.insert(name, value);
+    true
+}
+
+#[cfg(test)]
+mod tests;
