@@ -61,8 +61,12 @@ impl<'a> Runner<'a> {
     }
 
     fn judge(&mut self, flight: &Flight) -> Result<(Verdict, String)> {
+        let here = |site: &Site| matches!(site, Site::Pod(_) | Site::Node);
+        if !here(&flight.from) && !here(&flight.to) {
+            return Ok(self.undecided_here(flight, "nothing of this node"));
+        }
         if flight.from == flight.to && flight.src == flight.dst {
-            return Ok((Verdict::Allow, "self".to_owned()));
+            return Ok((Verdict::Allow, reason::name(reason::SELF).to_owned()));
         }
         let frame = self.frame(flight)?;
         let source = self.device(&flight.from)?;
@@ -85,8 +89,16 @@ impl<'a> Runner<'a> {
         if let Some(reason) = refused {
             return Ok((Verdict::Deny, reason));
         }
-        let elsewhere = matches!(flight.from, Site::Elsewhere(_)) || matches!(flight.to, Site::Elsewhere(_));
-        if elsewhere { Ok((Verdict::Skipped, "another node decides too".to_owned())) } else { Ok((Verdict::Allow, "passed".to_owned())) }
+        Ok(self.undecided_here(flight, "passed"))
+    }
+
+    /// What no hook of this node denies.
+    fn undecided_here(&self, flight: &Flight, why: &str) -> (Verdict, String) {
+        let elsewhere = |site: &Site| matches!(site, Site::Elsewhere(_));
+        if elsewhere(&flight.from) || elsewhere(&flight.to) {
+            return (Verdict::Skipped, "another node decides too".to_owned());
+        }
+        (Verdict::Allow, why.to_owned())
     }
 
     fn device(&self, site: &Site) -> Result<Option<u32>> {

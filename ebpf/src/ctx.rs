@@ -242,6 +242,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn forget(&self, value: u32) -> u32 {
+        forget(u64::from(value), u64::from(self.whole_len())) as u32
+    }
+
+    #[inline(always)]
     fn finish_rare(&self, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
         match ctx_finish_rare(self.raw, parsed, self.l3 as u32, total) {
             0 => Ok(()),

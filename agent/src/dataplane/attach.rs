@@ -1,12 +1,12 @@
 //! Programs onto hooks: links that outlive the agent, replaced in one step.
 //!
 //! TCX links where the kernel has them (6.6), clsact filters with a fixed priority and handle before. A fresh agent finds a link by its pin, a filter by
-//! its handle. Nothing is ever detached to be attached again: a TCX link and a filter are updated in place, a cgroup gets the new link before the old
-//! one goes. We never delete a qdisc, filter or program that is not ours.
+//! its handle. Nothing is ever detached to be attached again: links and filters are updated in place. We never delete a qdisc, filter or program that is not ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -223,14 +223,27 @@ impl Hooks {
         Ok(())
     }
 
-    /// The new link before the old one goes: for a moment both check, and never none.
+    /// Updates the link that is pinned for this very cgroup, else makes one. Links to other cgroups go when the new one stands: for a moment both
+    /// check, and never none.
     fn attach_cgroup(&mut self, cgroup: &Path, name: &str, hook: bpf_attach_type) -> Result<()> {
         let target = File::open(cgroup).context("opening the cgroup")?;
-        let program = self.ebpf.program(name).with_context(|| format!("no program {name}"))?;
-        let link = sys::cgroup_link(program.fd()?.as_fd(), target.as_fd(), hook).with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
-        let pin = self.pins.link(&format!("cgroup_{}", name.trim_start_matches("pc_")));
-        let _ = std::fs::remove_file(&pin);
-        sys::pin(&link, &pin).with_context(|| format!("pinning {}", pin.display()))
+        let id = target.metadata().context("reading the cgroup's id")?.ino();
+        let program = self.ebpf.program(name).with_context(|| format!("no program {name}"))?.fd()?;
+        let hook_name = name.trim_start_matches("pc_");
+        let link_name = format!("cgroup_{id}_{hook_name}");
+        let pin = self.pins.link(&link_name);
+        let updated = sys::pinned(&pin).and_then(|link| sys::update(&link, program.as_fd()));
+        if updated.is_err() {
+            let link = sys::cgroup_link(program.as_fd(), target.as_fd(), hook).with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
+            let _ = std::fs::remove_file(&pin);
+            sys::pin(&link, &pin).with_context(|| format!("pinning {}", pin.display()))?;
+        }
+        for other in self.pins.links() {
+            if other != link_name && other.starts_with("cgroup_") && other.ends_with(&format!("_{hook_name}")) {
+                std::fs::remove_file(self.pins.link(&other)).with_context(|| format!("removing the link {other}"))?;
+            }
+        }
+        Ok(())
     }
 }
 

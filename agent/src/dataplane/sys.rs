@@ -1,4 +1,4 @@
-//! The two `bpf` calls that aya 0.14 has no way to make: a link for a setsockopt program that can be pinned, so for all cgroup programs alike.
+//! The `bpf` calls that aya 0.14 has no way to make: cgroup links that are pinned, found again and updated in place.
 
 use std::ffi::CString;
 use std::io;
@@ -30,6 +30,26 @@ pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
     object.bpf_fd = link.as_raw_fd() as u32;
     object.pathname = path.as_ptr() as u64;
     call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// A pinned link.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = call(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: as in `cgroup_link`.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program behind a link in one step; ENOLINK if what it was attached to is gone.
+pub(super) fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
 fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {

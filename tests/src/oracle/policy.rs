@@ -1,7 +1,8 @@
 //! `NetworkPolicy` as the API text says it: who is selected, which directions are governed, which rule matches a connection.
 //!
 //! A rule is read on its own. One that is not understood as a whole (bad CIDR, unknown field, impossible port) still stands in the list but
-//! matches nothing; a subject that is not understood is every pod of the namespace (part 6.1). So no mistake in a policy opens a pod.
+//! matches nothing; a subject that is not understood is every pod of the namespace, and then no rule matches anything: the rules were not written for
+//! those pods (part 6.1). So no mistake in a policy opens a pod.
 
 use std::net::IpAddr;
 
@@ -46,13 +47,18 @@ impl Policy {
     pub(crate) fn read(object: &Value) -> Self {
         let metadata = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
         let spec = &object["spec"];
-        let ingress = rules(&spec["ingress"], Direction::Ingress);
-        let egress = rules(&spec["egress"], Direction::Egress);
+        let mut ingress = rules(&spec["ingress"], Direction::Ingress);
+        let mut egress = rules(&spec["egress"], Direction::Egress);
         let (governs_ingress, governs_egress) = governed(&spec["policyTypes"], &egress);
+        let subject = subject(&spec["podSelector"]);
+        if subject.is_none() {
+            ingress.clear();
+            egress.clear();
+        }
         Self {
             namespace: metadata("namespace").unwrap_or_else(|| "default".to_owned()),
             name: metadata("name").unwrap_or_default(),
-            subject: subject(&spec["podSelector"]),
+            subject: subject.unwrap_or_else(Selector::everything),
             ingress: governs_ingress.then_some(ingress),
             egress: governs_egress.then_some(egress),
         }
@@ -275,12 +281,12 @@ fn port_number(value: &Value) -> Option<u16> {
         .filter(|number| *number > 0)
 }
 
-/// Missing and `{}` select all pods of the namespace; so does what cannot be read.
-fn subject(value: &Value) -> Selector {
+/// Missing and `{}` select all pods of the namespace; `None`: cannot be read.
+fn subject(value: &Value) -> Option<Selector> {
     if value.is_null() {
-        return Selector::everything();
+        return Some(Selector::everything());
     }
-    Selector::read(value).unwrap_or_else(Selector::everything)
+    Selector::read(value)
 }
 
 /// N4: missing, null and `[]` alike. What is no list is one rule that is not understood.
