@@ -16,8 +16,8 @@ use portcullis_lab::{Flight, ProbeResult, Site, TestBench, Verdict};
 use crate::dataplane::kernel::Tables;
 use crate::dataplane::pins::Pins;
 
-/// `TC_ACT_SHOT`.
-const DROP: u32 = 2;
+/// `TC_ACT_UNSPEC`: the packet goes on. Anything else stops it: a drop, or the guard's answer.
+const NEXT: u32 = u32::MAX;
 /// Size and fields of `struct __sk_buff` as `BPF_PROG_TEST_RUN` takes it.
 const CONTEXT: usize = 192;
 const INGRESS_IFINDEX_AT: usize = 36;
@@ -137,7 +137,7 @@ impl<'a> Runner<'a> {
             Hook::Uplink => &self.uplink,
         };
         let result = program.test_run(options).context("running a program")?;
-        if result.return_value != DROP {
+        if result.return_value == NEXT {
             return Ok(None);
         }
         let after = self.counters(ifindex, ingress);

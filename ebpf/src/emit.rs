@@ -30,9 +30,9 @@ pub struct Report {
     reserved: [u8; 3],
 }
 
-/// Counts a drop and reports it.
+/// Counts a drop and reports it; whether the endpoint is within its rate.
 #[inline(always)]
-pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoint>, parsed: &Parsed, outcome: Outcome) {
+pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoint>, parsed: &Parsed, outcome: Outcome) -> bool {
     let (hook, direction, ifindex) = place;
     let family = usize::from(parsed.family) & 1;
     let report = Report {
@@ -45,10 +45,10 @@ pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoin
         generation: endpoint.map_or(0, |endpoint| endpoint.generation),
         reserved: [0; 3],
     };
-    emit_denied(skb.raw(), &raw const report, parsed, skb.l3());
+    emit_denied(skb.raw(), &raw const report, parsed, skb.l3()) != 0
 }
 
-/// A global function (see `flow`): nothing here is on the way of a packet that passes. Returns 0.
+/// A global function (see `flow`): nothing here is on the way of a packet that passes. Returns 1 within the endpoint's rate, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn emit_denied(skb: *mut __sk_buff, report: *const Report, parsed: *const Parsed, l3: u32) -> u64 {
@@ -90,7 +90,7 @@ extern "C" fn emit_denied(skb: *mut __sk_buff, report: *const Report, parsed: *c
             reserved: 0,
         });
         entry.submit(0);
-        return 0;
+        return 1;
     }
     // SAFETY: as above; `lost` is 8-byte aligned in its record.
     unsafe { atomic::add(&raw mut (*state).lost, 1) };

@@ -9,7 +9,6 @@
 //! with one number, an [`Outcome`].
 
 use portcullis_common::abi::{Config, Endpoint, Flow, FlowKey};
-use portcullis_common::addr;
 use portcullis_common::conntrack::{self, TCP, UDP, flags, tcp};
 use portcullis_common::icmp::{self, Class, ICMP, ICMPV6};
 use portcullis_common::packet::{self, Parsed, Quoted};

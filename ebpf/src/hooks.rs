@@ -10,7 +10,7 @@ use portcullis_common::{addr, reason};
 
 use crate::ctx::{self, Skb, stage};
 use crate::flow::{self, Outcome, view};
-use crate::{emit, fragments, guard, neighbour, tables};
+use crate::{answer, emit, fragments, guard, neighbour, tables};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
 const NEXT: i32 = -1;
@@ -32,7 +32,10 @@ pub fn from_pod(skb: &Skb) -> i32 {
     };
     let outcome = judge_sent(skb, endpoint, &mut parsed);
     if !outcome.passes() {
-        emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        let within_rate = emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        if outcome.reason() == reason::METADATA_GUARD && within_rate {
+            return answer::blocked(skb, &parsed);
+        }
         return DROP;
     }
     skb.set_stage(match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
