@@ -35,17 +35,29 @@ struct Context {
 }
 
 /// Binds every listener, so that a wrong address is an error at start; the future serves them.
-pub fn serve(settings: Settings, requests: mpsc::Sender<Request>, rereader: Option<Rereader>) -> Result<impl Future<Output = Result<()>> + Send> {
+pub fn serve(
+    settings: Settings,
+    requests: mpsc::Sender<Request>,
+    rereader: Option<Rereader>,
+) -> Result<impl Future<Output = Result<()>> + Send> {
     let context = Context { requests, rereader };
     if let Some(parent) = settings.socket.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("creating {}", parent.display()))?;
     }
     // A socket file that an agent left behind, or a live one's: the newest agent of a node serves.
     let _ = std::fs::remove_file(&settings.socket);
-    let listener = UnixListener::bind(&settings.socket).with_context(|| format!("listening on {}", settings.socket.display()))?;
-    std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o600)).context("closing the admin socket to others")?;
+    let listener = UnixListener::bind(&settings.socket)
+        .with_context(|| format!("listening on {}", settings.socket.display()))?;
+    std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o600))
+        .context("closing the admin socket to others")?;
     Ok(async move {
-        let admin = axum::serve(listener, health(context.clone()).merge(metrics_router(context.clone())).merge(admin(context.clone())));
+        let admin = axum::serve(
+            listener,
+            health(context.clone())
+                .merge(metrics_router(context.clone()))
+                .merge(admin(context.clone())),
+        );
         tokio::try_join!(
             async { admin.await.context("serving the admin socket") },
             tcp(settings.metrics, metrics_router(context.clone())),
@@ -56,21 +68,35 @@ pub fn serve(settings: Settings, requests: mpsc::Sender<Request>, rereader: Opti
 }
 
 async fn tcp(address: Option<SocketAddr>, router: Router) -> Result<()> {
-    let Some(address) = address else { return std::future::pending().await };
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-    axum::serve(listener, router).await.with_context(|| format!("serving {address}"))
+    let Some(address) = address else {
+        return std::future::pending().await;
+    };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}"))?;
+    axum::serve(listener, router)
+        .await
+        .with_context(|| format!("serving {address}"))
 }
 
 fn health(context: Context) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(context)
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(context)
 }
 
 fn metrics_router(context: Context) -> Router {
-    Router::new().route("/metrics", get(scrape)).with_state(context)
+    Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(context)
 }
 
 fn admin(context: Context) -> Router {
-    Router::new().route("/v1/status", get(status)).route("/v1/synced", post(synced)).with_state(context)
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/synced", post(synced))
+        .with_state(context)
 }
 
 /// Asks the world task.
@@ -86,14 +112,25 @@ async fn ask(context: &Context) -> Result<NodeStatus, Response> {
 async fn ready(State(context): State<Context>) -> Response {
     match ask(&context).await {
         Ok(status) if status.ready => "ok\n".into_response(),
-        Ok(status) => (StatusCode::SERVICE_UNAVAILABLE, status.problems.join("\n") + "\n").into_response(),
+        Ok(status) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            status.problems.join("\n") + "\n",
+        )
+            .into_response(),
         Err(response) => response,
     }
 }
 
 async fn scrape(State(context): State<Context>) -> Response {
     match ask(&context).await {
-        Ok(status) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics::render(&status)).into_response(),
+        Ok(status) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            metrics::render(&status),
+        )
+            .into_response(),
         Err(response) => response,
     }
 }

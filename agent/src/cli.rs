@@ -46,7 +46,12 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct PinArgs {
     /// Directory of a bpffs for pins; created if missing
-    #[arg(long, value_name = "DIR", env = "PORTCULLIS_BPFFS", default_value = "/sys/fs/bpf/portcullis")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "PORTCULLIS_BPFFS",
+        default_value = "/sys/fs/bpf/portcullis"
+    )]
     pub bpffs: PathBuf,
 }
 
@@ -54,7 +59,12 @@ pub struct PinArgs {
 #[derive(Clone, Debug, Args)]
 pub struct SocketArgs {
     /// The agent's admin socket
-    #[arg(long, value_name = "PATH", env = "PORTCULLIS_SOCKET", default_value = "/run/portcullis/portcullis.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PORTCULLIS_SOCKET",
+        default_value = "/run/portcullis/portcullis.sock"
+    )]
     pub socket: PathBuf,
 }
 
@@ -158,7 +168,13 @@ pub struct ExplainArgs {
     #[arg(required_unless_present = "probes")]
     pub destination: Option<String>,
     /// Directory of YAML and JSON files
-    #[arg(long, short = 'f', visible_alias = "filename", value_name = "DIR", required = true)]
+    #[arg(
+        long,
+        short = 'f',
+        visible_alias = "filename",
+        value_name = "DIR",
+        required = true
+    )]
     pub manifests: PathBuf,
     /// A JSON list of probes; the answer is a JSON list
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "expect"])]
@@ -192,8 +208,11 @@ pub enum BpfCommand {
     Maps(BpfArgs),
     /// Contents of a map, names and types decoded
     Dump {
-        /// Name of a map: pc_endpoints, or endpoints
+        /// Name of a map: `pc_endpoints`, or `endpoints`
         map: String,
+        /// Keys and values as bytes
+        #[arg(long)]
+        raw: bool,
         #[command(flatten)]
         #[expect(missing_docs, reason = "its fields have their own")]
         bpf: BpfArgs,
@@ -317,16 +336,24 @@ pub enum How {
 
 fn service_account(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => Ok((namespace.to_owned(), name.to_owned())),
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
         _ => Err("wants NAMESPACE/SERVICEACCOUNT".to_owned()),
     }
 }
 
 /// `30s`, `500ms`, `2m`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| "wants a number with ms, s, m or h".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "wants a number with ms, s, m or h".to_owned())?;
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),

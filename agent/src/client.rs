@@ -29,15 +29,29 @@ pub enum ClientError {
 
 /// One request; the body of a 2xx answer.
 pub async fn call(socket: &Path, method: Method, path: &str) -> Result<Bytes, ClientError> {
-    let stream = UnixStream::connect(socket).await.map_err(ClientError::Unreachable)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(ClientError::Unreachable)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "portcullis").body(Empty::<Bytes>::new());
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "portcullis")
+        .body(Empty::<Bytes>::new());
     let request = request.expect("method, path and host are valid");
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
-    if status.is_success() { Ok(body) } else { Err(ClientError::Refused(status, String::from_utf8_lossy(&body).trim().to_owned())) }
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(ClientError::Refused(
+            status,
+            String::from_utf8_lossy(&body).trim().to_owned(),
+        ))
+    }
 }
 
 /// Waits until everything present now is in force. Keeps trying to connect; says whether it ever could if time runs out.
@@ -51,7 +65,11 @@ pub async fn wait_synced(socket: &Path, limit: Duration) -> Result<(), ClientErr
             Ok(Err(error)) => {
                 reached |= !matches!(error, ClientError::Unreachable(_));
                 if Instant::now() + Duration::from_millis(20) >= deadline {
-                    return Err(if reached { ClientError::TimedOut } else { error });
+                    return Err(if reached {
+                        ClientError::TimedOut
+                    } else {
+                        error
+                    });
                 }
                 sleep(Duration::from_millis(20)).await;
             }

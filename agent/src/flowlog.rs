@@ -35,13 +35,20 @@ impl Lookup {
         if let Some(workload) = self.model.workloads.values().find(owns) {
             return format!("{}/{}", workload.namespace, workload.name);
         }
-        let node = self.model.nodes.iter().find(|(_, node)| node.addresses.contains(&address));
+        let node = self
+            .model
+            .nodes
+            .iter()
+            .find(|(_, node)| node.addresses.contains(&address));
         node.map_or_else(|| address.to_string(), |(name, _)| format!("node/{name}"))
     }
 
     /// The endpoint of an event.
     fn endpoint(&self, event: &Event) -> Option<String> {
-        let workload = self.model.workloads.get(self.endpoints.get(&(event.slot, event.generation))?)?;
+        let workload = self
+            .model
+            .workloads
+            .get(self.endpoints.get(&(event.slot, event.generation))?)?;
         Some(format!("{}/{}", workload.namespace, workload.name))
     }
 
@@ -54,7 +61,10 @@ impl Lookup {
             return String::new();
         }
         let by = self.names.isolated_by(event.policy).unwrap_or_default();
-        by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        by.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -80,7 +90,12 @@ fn log(event: &Event, lookup: &Lookup) {
     let (source, destination) = (ip(&event.src), ip(&event.dst));
     let endpoint = lookup.endpoint(event);
     let egress = event.direction == direction::EGRESS;
-    let named = |own: bool, address| endpoint.clone().filter(|_| own).unwrap_or_else(|| lookup.name(address));
+    let named = |own: bool, address| {
+        endpoint
+            .clone()
+            .filter(|_| own)
+            .unwrap_or_else(|| lookup.name(address))
+    };
     info!(
         source = %named(egress, source),
         source_ip = %source,
@@ -129,5 +144,9 @@ fn hook_name(number: u8) -> &'static str {
 /// An address as people write it.
 #[must_use]
 pub fn ip(address: &Addr) -> IpAddr {
-    if addr::is_v4(address) { IpAddr::V4(Ipv4Addr::from(addr::low4(address))) } else { IpAddr::V6(Ipv6Addr::from(*address)) }
+    if addr::is_v4(address) {
+        IpAddr::V4(Ipv4Addr::from(addr::low4(address)))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(*address))
+    }
 }

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use portcullis_common::abi::{CONNTRACK_ENTRIES, Config, Endpoint, POLICIES, SLOTS, config_flags, direction, endpoint_flags};
+use portcullis_common::abi::{
+    CONNTRACK_ENTRIES, Config, Endpoint, POLICIES, SLOTS, config_flags, direction, endpoint_flags,
+};
 use portcullis_common::{addr, reason};
 use portcullis_policy::compile;
 use portcullis_policy::model;
@@ -65,7 +67,8 @@ impl Node {
     /// Opens the dataplane and puts up what needs no API data. Attaches nothing to pods yet, unless an earlier agent's tables were taken over.
     pub fn open(settings: Settings, observed: Arc<Observed>) -> Result<Self> {
         let mut dataplane = Dataplane::open(&settings.bpffs)?;
-        let cgroup = cgroup::find(settings.pod_cgroup.as_deref(), settings.own_uid.as_deref()).map_err(|error| error.to_string());
+        let cgroup = cgroup::find(settings.pod_cgroup.as_deref(), settings.own_uid.as_deref())
+            .map_err(|error| error.to_string());
         match &cgroup {
             Ok(found) => {
                 let host = match &settings.host_cgroup {
@@ -77,7 +80,9 @@ impl Node {
                     dataplane.hooks().attach_host_cgroup(&host)?;
                 }
             }
-            Err(error) if settings.pod_cgroup.is_some() => anyhow::bail!("no pods' cgroup\nwhy:  {error}\ndo:   give a cgroup2 directory with --pod-cgroup"),
+            Err(error) if settings.pod_cgroup.is_some() => anyhow::bail!(
+                "no pods' cgroup\nwhy:  {error}\ndo:   give a cgroup2 directory with --pod-cgroup"
+            ),
             Err(reason) => info!(%reason, "Socket hooks for pods in the host network are off"),
         }
         let mut node = Self {
@@ -130,15 +135,33 @@ impl Node {
     fn guard(&mut self) -> Result<()> {
         if self.in_force.is_none() && !self.dataplane.adopted {
             // Before the first tables: settings alone.
-            let desired = Desired { config: self.config(), ..Desired::default() };
+            let desired = Desired {
+                config: self.config(),
+                ..Desired::default()
+            };
             self.dataplane.apply(&desired)?;
         }
-        let uplinks: Vec<_> = self.observed.uplinks().map(|(ifindex, interface)| (ifindex, interface.name.clone(), interface.mac.is_some())).collect();
+        let uplinks: Vec<_> = self
+            .observed
+            .uplinks()
+            .map(|(ifindex, interface)| (ifindex, interface.name.clone(), interface.mac.is_some()))
+            .collect();
         for (ifindex, name, has_header) in uplinks {
-            let role = if has_header { Role::Uplink } else { Role::UplinkWithoutHeader };
+            let role = if has_header {
+                Role::Uplink
+            } else {
+                Role::UplinkWithoutHeader
+            };
             self.dataplane.attach(ifindex, &name, role)?;
         }
-        let gone: Vec<u32> = self.dataplane.hooks().attached().keys().copied().filter(|ifindex| !self.observed.interfaces.contains_key(ifindex)).collect();
+        let gone: Vec<u32> = self
+            .dataplane
+            .hooks()
+            .attached()
+            .keys()
+            .copied()
+            .filter(|ifindex| !self.observed.interfaces.contains_key(ifindex))
+            .collect();
         for ifindex in gone {
             self.dataplane.hooks().forget(ifindex);
             self.first_seen.remove(&ifindex);
@@ -183,8 +206,15 @@ impl Node {
                 self.attach_pods();
                 if first {
                     let alive: BTreeSet<u32> = self.observed.interfaces.keys().copied().collect();
-                    self.dataplane.hooks().forget_dead(|ifindex| alive.contains(&ifindex));
-                    info!(endpoints = self.bindings.len(), adopted = self.dataplane.adopted, writes, "Tables are in force");
+                    self.dataplane
+                        .hooks()
+                        .forget_dead(|ifindex| alive.contains(&ifindex));
+                    info!(
+                        endpoints = self.bindings.len(),
+                        adopted = self.dataplane.adopted,
+                        writes,
+                        "Tables are in force"
+                    );
                 }
                 self.note_enforced();
             }
@@ -205,20 +235,51 @@ impl Node {
         let model = self.world.snapshot();
         self.tables = compile(&model);
         let desired = self.desired(&model);
-        Ok(self.dataplane.apply(&desired).context("writing the tables")?.writes)
+        Ok(self
+            .dataplane
+            .apply(&desired)
+            .context("writing the tables")?
+            .writes)
     }
 
     fn desired(&self, model: &model::World) -> Desired {
-        let endpoints = self.bindings.iter().map(|binding| (binding.ifindex, self.want(model, binding))).collect();
+        let endpoints = self
+            .bindings
+            .iter()
+            .map(|binding| (binding.ifindex, self.want(model, binding)))
+            .collect();
         let services = self.world.service_addresses(&self.observed.node_addresses);
-        let mut nodes: BTreeMap<_, bool> =
-            model.nodes.values().flat_map(|node| &node.addresses).map(|address| (address_bytes(*address), false)).collect();
-        let own = model.nodes.get(&model.node).into_iter().flat_map(|node| &node.addresses);
-        nodes.extend(self.observed.node_addresses.iter().chain(own).map(|address| (address_bytes(*address), true)));
+        let mut nodes: BTreeMap<_, bool> = model
+            .nodes
+            .values()
+            .flat_map(|node| &node.addresses)
+            .map(|address| (address_bytes(*address), false))
+            .collect();
+        let own = model
+            .nodes
+            .get(&model.node)
+            .into_iter()
+            .flat_map(|node| &node.addresses);
+        nodes.extend(
+            self.observed
+                .node_addresses
+                .iter()
+                .chain(own)
+                .map(|address| (address_bytes(*address), true)),
+        );
         Desired {
             tables: self.tables.clone(),
             endpoints,
-            services: services.into_iter().map(|service| (address_bytes(service.address), service.port, service.protocol)).collect(),
+            services: services
+                .into_iter()
+                .map(|service| {
+                    (
+                        address_bytes(service.address),
+                        service.port,
+                        service.protocol,
+                    )
+                })
+                .collect(),
             nodes,
             cgroups: self.allowed_cgroups(),
             config: self.config(),
@@ -226,11 +287,21 @@ impl Node {
     }
 
     fn want(&self, model: &model::World, binding: &EndpointBinding) -> Want {
-        let workload = binding.uid.as_ref().and_then(|uid| model.workloads.get(uid));
-        let policies = binding.uid.as_ref().and_then(|uid| self.tables.endpoints.get(uid));
+        let workload = binding
+            .uid
+            .as_ref()
+            .and_then(|uid| model.workloads.get(uid));
+        let policies = binding
+            .uid
+            .as_ref()
+            .and_then(|uid| self.tables.endpoints.get(uid));
         let mut addresses = [addr::NONE; 2];
         for address in &binding.addresses {
-            let family = if address.is_ipv4() { addr::V4 } else { addr::V6 };
+            let family = if address.is_ipv4() {
+                addr::V4
+            } else {
+                addr::V6
+            };
             if addresses[family] == addr::NONE {
                 addresses[family] = address_bytes(*address);
             }
@@ -239,12 +310,19 @@ impl Node {
             UnknownPod::Closed => WantPolicies::Closed,
             UnknownPod::Open => WantPolicies::Open,
         };
-        let mut flags = if policies.is_some() { 0 } else { endpoint_flags::UNKNOWN };
+        let mut flags = if policies.is_some() {
+            0
+        } else {
+            endpoint_flags::UNKNOWN
+        };
         if workload.is_some_and(|workload| self.may_reach_metadata(workload)) {
             flags |= endpoint_flags::METADATA_ALLOWED;
         }
         Want {
-            uid: binding.uid.as_deref().map_or_else(|| uid_digest(&format!("interface {}", binding.name)), uid_digest),
+            uid: binding.uid.as_deref().map_or_else(
+                || uid_digest(&format!("interface {}", binding.name)),
+                uid_digest,
+            ),
             addresses,
             flags,
             policies: policies.map_or(unknown, |policies| WantPolicies::Compiled(*policies)),
@@ -252,22 +330,34 @@ impl Node {
     }
 
     fn may_reach_metadata(&self, workload: &model::Workload) -> bool {
-        self.settings.metadata_allow.contains(&(workload.namespace.clone(), workload.service_account.clone()))
+        self.settings
+            .metadata_allow
+            .contains(&(workload.namespace.clone(), workload.service_account.clone()))
     }
 
     /// Cgroups of pods in the host network that are on the allow list.
     fn allowed_cgroups(&self) -> BTreeSet<u64> {
-        let Ok(parent) = &self.cgroup else { return BTreeSet::new() };
+        let Ok(parent) = &self.cgroup else {
+            return BTreeSet::new();
+        };
         let allowed: BTreeSet<&String> = self
             .world
             .local_pods()
-            .filter(|pod| pod.workload.host_network && !pod.workload.finished && self.may_reach_metadata(&pod.workload))
+            .filter(|pod| {
+                pod.workload.host_network
+                    && !pod.workload.finished
+                    && self.may_reach_metadata(&pod.workload)
+            })
             .map(|pod| &pod.workload.uid)
             .collect();
         if allowed.is_empty() {
             return BTreeSet::new();
         }
-        cgroup::pod_cgroups(parent).into_iter().filter(|(uid, _)| allowed.contains(uid)).map(|(_, id)| id).collect()
+        cgroup::pod_cgroups(parent)
+            .into_iter()
+            .filter(|(uid, _)| allowed.contains(uid))
+            .map(|(_, id)| id)
+            .collect()
     }
 
     fn config(&self) -> Config {
@@ -292,9 +382,21 @@ impl Node {
     fn note_enforced(&mut self) {
         let model = self.world.snapshot();
         for binding in &self.bindings {
-            let known = binding.uid.as_ref().and_then(|uid| model.workloads.get(uid));
-            let (Some(workload), Some(seen)) = (known, self.first_seen.get(&binding.ifindex)) else { continue };
-            if self.enforced.contains_key(&binding.ifindex) || !self.dataplane.state().endpoints.contains_key(&binding.ifindex) {
+            let known = binding
+                .uid
+                .as_ref()
+                .and_then(|uid| model.workloads.get(uid));
+            let (Some(workload), Some(seen)) = (known, self.first_seen.get(&binding.ifindex))
+            else {
+                continue;
+            };
+            if self.enforced.contains_key(&binding.ifindex)
+                || !self
+                    .dataplane
+                    .state()
+                    .endpoints
+                    .contains_key(&binding.ifindex)
+            {
                 continue;
             }
             let milliseconds = seen.elapsed().as_secs_f64() * 1e3;
@@ -319,8 +421,15 @@ impl Node {
     pub fn waiting_for(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for (kind, feed) in self.world.feeds().iter().filter(|(_, feed)| !feed.in_sync) {
-            let trouble = feed.trouble.as_deref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
-            missing.push(format!("{} objects are not listed yet{trouble}", kind.name()));
+            let trouble = feed
+                .trouble
+                .as_deref()
+                .map(|trouble| format!(": {trouble}"))
+                .unwrap_or_default();
+            missing.push(format!(
+                "{} objects are not listed yet{trouble}",
+                kind.name()
+            ));
         }
         if let Some(failure) = &self.failure {
             missing.push(format!("the tables are not up to date: {failure}"));
@@ -331,14 +440,28 @@ impl Node {
         let bound: BTreeSet<&String> = self
             .bindings
             .iter()
-            .filter(|binding| self.dataplane.hooks_attached(binding.ifindex) && self.dataplane.state().endpoints.contains_key(&binding.ifindex))
+            .filter(|binding| {
+                self.dataplane.hooks_attached(binding.ifindex)
+                    && self
+                        .dataplane
+                        .state()
+                        .endpoints
+                        .contains_key(&binding.ifindex)
+            })
             .filter_map(|binding| binding.uid.as_ref())
             .collect();
         let model = self.world.snapshot();
         for workload in model.workloads.values() {
             let local = workload.node.as_deref() == Some(self.world.node());
-            if local && workload.is_endpoint() && !workload.addresses.is_empty() && !bound.contains(&workload.uid) {
-                missing.push(format!("pod {}/{} has no interface yet", workload.namespace, workload.name));
+            if local
+                && workload.is_endpoint()
+                && !workload.addresses.is_empty()
+                && !bound.contains(&workload.uid)
+            {
+                missing.push(format!(
+                    "pod {}/{} has no interface yet",
+                    workload.namespace, workload.name
+                ));
             }
         }
         missing
@@ -374,29 +497,60 @@ impl Node {
         let mut problems = self.waiting_for();
         let ready = problems.is_empty();
         if let Err(reason) = &self.cgroup {
-            problems.push(format!("pods in the host network are not guarded at their sockets: {reason}"));
+            problems.push(format!(
+                "pods in the host network are not guarded at their sockets: {reason}"
+            ));
         }
-        problems.extend(self.world.feeds().iter().filter_map(|(kind, feed)| Some(format!("feed of {}: {}", kind.name(), feed.trouble.as_ref()?))));
+        problems.extend(self.world.feeds().iter().filter_map(|(kind, feed)| {
+            Some(format!(
+                "feed of {}: {}",
+                kind.name(),
+                feed.trouble.as_ref()?
+            ))
+        }));
         let counts = self.world.counts();
         let slots = self.dataplane.slots();
         let state = self.dataplane.state();
-        let rows: usize = state.policies.values().map(|policy| policy.rows.len()).sum();
+        let rows: usize = state
+            .policies
+            .values()
+            .map(|policy| policy.rows.len())
+            .sum();
         let conntrack_entries = slots.iter().flat_map(|slot| slot.flows).sum();
         NodeStatus {
             api_version: "portcullis.dev/v1alpha1".to_owned(),
             kind: "NodeStatus".to_owned(),
             node: self.world.node().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: nix::sys::utsname::uname()
+                .map(|name| name.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
             ready,
             problems,
             adopted: self.dataplane.adopted,
-            attachment: if self.dataplane.uses_tcx() { "tcx" } else { "clsact" }.to_owned(),
+            attachment: if self.dataplane.uses_tcx() {
+                "tcx"
+            } else {
+                "clsact"
+            }
+            .to_owned(),
             revision: self.revision,
-            endpoints: self.bindings.iter().map(|binding| self.endpoint_status(binding, &slots)).collect(),
-            uplinks: self.observed.uplinks().map(|(_, interface)| interface.name.clone()).collect(),
+            endpoints: self
+                .bindings
+                .iter()
+                .map(|binding| self.endpoint_status(binding, &slots))
+                .collect(),
+            uplinks: self
+                .observed
+                .uplinks()
+                .map(|(_, interface)| interface.name.clone())
+                .collect(),
             cgroup_hooks: self.dataplane.cgroup_hooks(),
-            pod_cgroup: self.cgroup.as_ref().ok().map(|found| found.path.display().to_string()),
+            pod_cgroup: self
+                .cgroup
+                .as_ref()
+                .ok()
+                .map(|found| found.path.display().to_string()),
             objects: BTreeMap::from([
                 ("Namespace".to_owned(), counts.namespaces),
                 ("Node".to_owned(), counts.nodes),
@@ -408,7 +562,11 @@ impl Node {
                 .world
                 .feeds()
                 .iter()
-                .map(|(kind, feed)| FeedStatus { kind: kind.name().to_owned(), in_sync: feed.in_sync, trouble: feed.trouble.clone() })
+                .map(|(kind, feed)| FeedStatus {
+                    kind: kind.name().to_owned(),
+                    in_sync: feed.in_sync,
+                    trouble: feed.trouble.clone(),
+                })
                 .collect(),
             refused: self
                 .world
@@ -425,11 +583,23 @@ impl Node {
             conntrack_entries,
             conntrack_capacity: u64::from(CONNTRACK_ENTRIES),
             map_entries: [
-                ("pc_conntrack", conntrack_entries, u64::from(CONNTRACK_ENTRIES)),
-                ("pc_endpoints", state.endpoints.len() as u64, u64::from(SLOTS)),
+                (
+                    "pc_conntrack",
+                    conntrack_entries,
+                    u64::from(CONNTRACK_ENTRIES),
+                ),
+                (
+                    "pc_endpoints",
+                    state.endpoints.len() as u64,
+                    u64::from(SLOTS),
+                ),
                 ("pc_peers", state.peers.len() as u64, 262_144),
                 ("pc_cidrs", state.cidrs.len() as u64, 131_072),
-                ("pc_policies", state.policies.len() as u64, u64::from(POLICIES)),
+                (
+                    "pc_policies",
+                    state.policies.len() as u64,
+                    u64::from(POLICIES),
+                ),
                 ("pc_policy", rows as u64, 524_288),
                 ("pc_services", state.services.len() as u64, 131_072),
             ]
@@ -442,17 +612,31 @@ impl Node {
         }
     }
 
-    fn endpoint_status(&self, binding: &EndpointBinding, slots: &[portcullis_common::abi::Slot]) -> EndpointStatus {
+    fn endpoint_status(
+        &self,
+        binding: &EndpointBinding,
+        slots: &[portcullis_common::abi::Slot],
+    ) -> EndpointStatus {
         let model = self.world.snapshot();
-        let workload = binding.uid.as_ref().and_then(|uid| model.workloads.get(uid));
+        let workload = binding
+            .uid
+            .as_ref()
+            .and_then(|uid| model.workloads.get(uid));
         let endpoint: Option<&Endpoint> = self.dataplane.state().endpoints.get(&binding.ifindex);
         let isolating = |ids: [u32; 2]| -> Vec<String> {
-            let names: BTreeSet<String> =
-                ids.iter().filter_map(|id| self.dataplane.names().isolated_by(*id)).flatten().map(ToString::to_string).collect();
+            let names: BTreeSet<String> = ids
+                .iter()
+                .filter_map(|id| self.dataplane.names().isolated_by(*id))
+                .flatten()
+                .map(ToString::to_string)
+                .collect();
             names.into_iter().collect()
         };
         EndpointStatus {
-            pod: workload.map_or_else(|| "<unknown>".to_owned(), |workload| format!("{}/{}", workload.namespace, workload.name)),
+            pod: workload.map_or_else(
+                || "<unknown>".to_owned(),
+                |workload| format!("{}/{}", workload.namespace, workload.name),
+            ),
             uid: binding.uid.clone(),
             interface: binding.name.clone(),
             ifindex: binding.ifindex,
@@ -465,21 +649,36 @@ impl Node {
                 Some(_) => "enforced",
             }
             .to_owned(),
-            ingress: endpoint.map(|endpoint| isolating(endpoint.ingress)).unwrap_or_default(),
-            egress: endpoint.map(|endpoint| isolating(endpoint.egress)).unwrap_or_default(),
-            metadata_allowed: endpoint.is_some_and(|endpoint| endpoint.flags & endpoint_flags::METADATA_ALLOWED != 0),
+            ingress: endpoint
+                .map(|endpoint| isolating(endpoint.ingress))
+                .unwrap_or_default(),
+            egress: endpoint
+                .map(|endpoint| isolating(endpoint.egress))
+                .unwrap_or_default(),
+            metadata_allowed: endpoint
+                .is_some_and(|endpoint| endpoint.flags & endpoint_flags::METADATA_ALLOWED != 0),
             start_to_enforced_ms: self.enforced.get(&binding.ifindex).copied(),
-            flows: endpoint.and_then(|endpoint| slots.get(usize::from(endpoint.slot))).map(|slot| slot.flows).unwrap_or_default(),
+            flows: endpoint
+                .and_then(|endpoint| slots.get(usize::from(endpoint.slot)))
+                .map(|slot| slot.flows)
+                .unwrap_or_default(),
         }
     }
 
     /// Every reason in both directions, also those that never happened.
     fn drops(&self) -> Vec<DropCount> {
         let mut counts = Vec::new();
-        for (direction, name) in [(direction::INGRESS, "ingress"), (direction::EGRESS, "egress")] {
+        for (direction, name) in [
+            (direction::INGRESS, "ingress"),
+            (direction::EGRESS, "egress"),
+        ] {
             for (number, spelling, _) in reason::ALL.iter().filter(|(.., drops)| *drops) {
                 let packets = self.dataplane.drops(direction, *number);
-                counts.push(DropCount { direction: name.to_owned(), reason: (*spelling).to_owned(), packets });
+                counts.push(DropCount {
+                    direction: name.to_owned(),
+                    reason: (*spelling).to_owned(),
+                    packets,
+                });
             }
         }
         counts

@@ -30,13 +30,19 @@ pub enum Request {
 
 /// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
 pub async fn run(settings: Settings) -> Result<()> {
-    let (mut observed, _observer) = observe(&settings.cni_results).await.context("watching the node's interfaces")?;
+    // Whatever can be wrong with the settings is found before anything is attached.
+    let feed = Feed::open(&settings).await?;
+    let (mut observed, _observer) = observe(&settings.cni_results)
+        .await
+        .context("watching the node's interfaces")?;
     let first = observed.borrow_and_update().clone();
     let opened = settings.clone();
-    let mut node = tokio::task::spawn_blocking(move || Node::open(opened, first)).await.context("opening the dataplane")??;
+    let mut node = tokio::task::spawn_blocking(move || Node::open(opened, first))
+        .await
+        .context("opening the dataplane")??;
     let (batches, changes) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
-    let rereader = feed(&settings, batches, &mut tasks).await?;
+    let rereader = feed.start(batches, &mut tasks);
     let (lookup, lookups) = watch::channel(node.lookup());
     let events = node.take_events()?;
     tasks.spawn(flowlog::run(events, lookups));
@@ -58,20 +64,41 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
 }
 
-/// Starts the feed: files if there are any to read, else the API server.
-async fn feed(settings: &Settings, batches: mpsc::Sender<Batch>, tasks: &mut JoinSet<Result<()>>) -> Result<Option<manifests::Rereader>> {
-    if let Some(directory) = &settings.manifests {
-        let (feed, rereader) = manifests::Feed::open(directory)?;
-        tasks.spawn(async move { feed.run(batches).await.context("reading manifests") });
-        return Ok(Some(rereader));
+/// Where objects come from: files if there are any to read, else the API server.
+enum Feed {
+    Manifests(manifests::Feed, manifests::Rereader),
+    ApiServer(kube::Client),
+}
+
+impl Feed {
+    async fn open(settings: &Settings) -> Result<Self> {
+        if let Some(directory) = &settings.manifests {
+            let (feed, rereader) = manifests::Feed::open(directory)?;
+            return Ok(Self::Manifests(feed, rereader));
+        }
+        Ok(Self::ApiServer(kube::Client::try_default().await?))
     }
-    let client = kube::Client::try_default().await.context("finding the API server; give --manifests DIR to read files instead")?;
-    let mut watches = kube_watch::spawn(&client, &batches);
-    tasks.spawn(async move {
-        watches.join_next().await;
-        Err(anyhow!("a watch has ended"))
-    });
-    Ok(None)
+
+    fn start(
+        self,
+        batches: mpsc::Sender<Batch>,
+        tasks: &mut JoinSet<Result<()>>,
+    ) -> Option<manifests::Rereader> {
+        match self {
+            Self::Manifests(feed, rereader) => {
+                tasks.spawn(async move { feed.run(batches).await.context("reading manifests") });
+                Some(rereader)
+            }
+            Self::ApiServer(client) => {
+                let mut watches = kube_watch::spawn(&client, &batches);
+                tasks.spawn(async move {
+                    watches.join_next().await;
+                    Err(anyhow!("a watch has ended"))
+                });
+                None
+            }
+        }
+    }
 }
 
 /// The world task: takes in everything that waits, then makes one round.

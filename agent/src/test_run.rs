@@ -28,7 +28,14 @@ pub fn send(bench: &TestBench, bpffs: &Path, flights: &[Flight]) -> Result<Vec<P
     // The kernel looks devices up in the caller's network namespace.
     bench.node().run(|| {
         let mut runner = Runner::open(bench, bpffs)?;
-        flights.iter().map(|flight| runner.answer(flight).with_context(|| format!("probe {}", flight.id))).collect()
+        flights
+            .iter()
+            .map(|flight| {
+                runner
+                    .answer(flight)
+                    .with_context(|| format!("probe {}", flight.id))
+            })
+            .collect()
     })
 }
 
@@ -44,7 +51,9 @@ struct Runner<'a> {
 impl<'a> Runner<'a> {
     fn open(bench: &'a TestBench, bpffs: &Path) -> Result<Self> {
         let pins = Pins::new(bpffs);
-        let program = |name: &str| SchedClassifier::from_pin(pins.program(name)).with_context(|| format!("opening {name}"));
+        let program = |name: &str| {
+            SchedClassifier::from_pin(pins.program(name)).with_context(|| format!("opening {name}"))
+        };
         Ok(Self {
             bench,
             from_pod: program("pc_from_pod")?,
@@ -57,7 +66,11 @@ impl<'a> Runner<'a> {
 
     fn answer(&mut self, flight: &Flight) -> Result<ProbeResult> {
         let (verdict, reason) = self.judge(flight)?;
-        Ok(ProbeResult { id: flight.id.clone(), verdict, reason })
+        Ok(ProbeResult {
+            id: flight.id.clone(),
+            verdict,
+            reason,
+        })
     }
 
     fn judge(&mut self, flight: &Flight) -> Result<(Verdict, String)> {
@@ -83,7 +96,9 @@ impl<'a> Runner<'a> {
         };
         let refused = match (&flight.to, self.device(&flight.to)?) {
             (Site::Pod(_), Some(ifindex)) => self.run(Hook::ToPod, &frame, ifindex, ingress)?,
-            (Site::Outside | Site::Elsewhere(_), _) if source.is_some() => self.run(Hook::Uplink, &frame, self.bench.uplink_ifindex(), ingress)?,
+            (Site::Outside | Site::Elsewhere(_), _) if source.is_some() => {
+                self.run(Hook::Uplink, &frame, self.bench.uplink_ifindex(), ingress)?
+            }
             _ => None,
         };
         if let Some(reason) = refused {
@@ -102,16 +117,29 @@ impl<'a> Runner<'a> {
     }
 
     fn device(&self, site: &Site) -> Result<Option<u32>> {
-        let Site::Pod(key) = site else { return Ok(None) };
-        self.bench.ifindex_of(key).with_context(|| format!("pod {key} has no place in the lab")).map(Some)
+        let Site::Pod(key) = site else {
+            return Ok(None);
+        };
+        self.bench
+            .ifindex_of(key)
+            .with_context(|| format!("pod {key} has no place in the lab"))
+            .map(Some)
     }
 
     fn frame(&mut self, flight: &Flight) -> Result<Vec<u8>> {
         let src_port = flight.src_port.unwrap_or_else(|| {
-            self.next_port = if self.next_port >= 60_999 { 32_768 } else { self.next_port + 1 };
+            self.next_port = if self.next_port >= 60_999 {
+                32_768
+            } else {
+                self.next_port + 1
+            };
             self.next_port
         });
-        let echo = if flight.dst.is_ipv4() { (8, 0) } else { (128, 0) };
+        let echo = if flight.dst.is_ipv4() {
+            (8, 0)
+        } else {
+            (128, 0)
+        };
         let opening = Opening {
             src: flight.src,
             dst: flight.dst,
@@ -125,11 +153,21 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one hook; the reason if it drops.
-    fn run(&mut self, hook: Hook, frame: &[u8], ifindex: u32, ingress: u32) -> Result<Option<String>> {
+    fn run(
+        &mut self,
+        hook: Hook,
+        frame: &[u8],
+        ifindex: u32,
+        ingress: u32,
+    ) -> Result<Option<String>> {
         let mut context = [0_u8; CONTEXT];
         context[INGRESS_IFINDEX_AT..INGRESS_IFINDEX_AT + 4].copy_from_slice(&ingress.to_ne_bytes());
         context[IFINDEX_AT..IFINDEX_AT + 4].copy_from_slice(&ifindex.to_ne_bytes());
-        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
         let before = self.counters(ifindex, ingress);
         let program = match hook {
             Hook::FromPod => &self.from_pod,
@@ -141,17 +179,33 @@ impl<'a> Runner<'a> {
             return Ok(None);
         }
         let after = self.counters(ifindex, ingress);
-        let changed = before.iter().zip(&after).position(|(before, after)| before != after);
-        Ok(Some(changed.map_or("dropped", |index| reason::name((index % reason::COUNT) as u8)).to_owned()))
+        let changed = before
+            .iter()
+            .zip(&after)
+            .position(|(before, after)| before != after);
+        Ok(Some(
+            changed
+                .map_or("dropped", |index| {
+                    reason::name((index % reason::COUNT) as u8)
+                })
+                .to_owned(),
+        ))
     }
 
     /// Drop counters of the endpoints behind two interfaces, and of none.
     fn counters(&self, ifindex: u32, ingress: u32) -> Vec<u64> {
-        let slots = [0, self.tables.slot_of(ifindex), self.tables.slot_of(ingress)];
+        let slots = [
+            0,
+            self.tables.slot_of(ifindex),
+            self.tables.slot_of(ingress),
+        ];
         let mut counters = Vec::new();
         for slot in slots {
             for direction in [direction::INGRESS, direction::EGRESS] {
-                counters.extend((0..reason::COUNT as u8).map(|reason| self.tables.drops(drop_index(slot, direction, reason))));
+                counters.extend(
+                    (0..reason::COUNT as u8)
+                        .map(|reason| self.tables.drops(drop_index(slot, direction, reason))),
+                );
             }
         }
         counters

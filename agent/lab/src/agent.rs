@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::cgroup::{self, Cgroups};
 use crate::netns::NetNs;
 use crate::node::Lab;
+use crate::privilege;
 use crate::state::{AgentRecord, ProcessRecord};
 
 /// How to start the agent.
@@ -30,6 +31,8 @@ pub struct AgentOptions {
     pub extra: Vec<OsString>,
     /// More environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// The only capabilities that it has (numbers of linux/capability.h); `None` = all of its starter's.
+    pub capabilities: Option<Vec<u8>>,
 }
 
 impl AgentOptions {
@@ -41,6 +44,7 @@ impl AgentOptions {
             manifests: manifests.into(),
             extra: Vec::new(),
             environment: Vec::new(),
+            capabilities: None,
         }
     }
 }
@@ -252,6 +256,10 @@ fn spawn(
         cgroup::enter(&mut command, group)?;
     }
     NetNs::open(netns)?.enter(&mut command)?;
+    // Last: what stands above needs more.
+    if let Some(numbers) = &options.capabilities {
+        privilege::keep_only(&mut command, numbers);
+    }
     command
         .spawn()
         .with_context(|| format!("starting {}", record.binary.display()))

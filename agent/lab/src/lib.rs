@@ -27,6 +27,7 @@ pub mod outside;
 pub mod packet;
 pub mod pods;
 pub mod preflight;
+pub mod privilege;
 pub mod probe;
 pub mod serve;
 pub mod server;

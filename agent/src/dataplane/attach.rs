@@ -9,20 +9,27 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use aya_obj::generated::bpf_attach_type;
 
+use super::error::OpenError;
 use super::pins::Pins;
 use super::sys;
 
 /// Priority and handle of our clsact filters.
-const FILTER: NlOptions = NlOptions { priority: 1, handle: TcHandle::new(0x5043, 1), classid: None };
+const FILTER: NlOptions = NlOptions {
+    priority: 1,
+    handle: TcHandle::new(0x5043, 1),
+    classid: None,
+};
 
 /// Programs of the pods' cgroup.
 const SOCKET_HOOKS: &[(&str, bpf_attach_type)] = &[
@@ -47,7 +54,10 @@ pub enum Role {
 impl Role {
     fn hooks(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
-            Self::Pod => &[("pc_from_pod", TcAttachType::Ingress), ("pc_to_pod", TcAttachType::Egress)],
+            Self::Pod => &[
+                ("pc_from_pod", TcAttachType::Ingress),
+                ("pc_to_pod", TcAttachType::Egress),
+            ],
             Self::Uplink => &[("pc_uplink", TcAttachType::Egress)],
             Self::UplinkWithoutHeader => &[("pc_uplink_l3", TcAttachType::Egress)],
         }
@@ -69,7 +79,9 @@ impl Hooks {
     pub fn load(object: &[u8], pins: &Pins) -> Result<Self> {
         let btf = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
-        loader.btf(btf.as_ref()).default_map_pin_directory(pins.map(""));
+        loader
+            .btf(btf.as_ref())
+            .default_map_pin_directory(pins.map(""));
         let names: Vec<String> = map_names(object)?;
         for name in &names {
             loader.map_pin_path(name, pins.map(name));
@@ -85,7 +97,13 @@ impl Hooks {
             };
             loaded.map_err(|error| refusal(name, error))?;
         }
-        Ok(Self { ebpf, pins: pins.clone(), tcx: KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0)), interfaces: BTreeMap::new(), cgroups: BTreeSet::new() })
+        Ok(Self {
+            ebpf,
+            pins: pins.clone(),
+            tcx: KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0)),
+            interfaces: BTreeMap::new(),
+            cgroups: BTreeSet::new(),
+        })
     }
 
     /// Pins the programs, so that they can be looked at and run without the agent. Replaces older pins.
@@ -93,19 +111,29 @@ impl Hooks {
         for (name, program) in self.ebpf.programs_mut() {
             let path = self.pins.program(name);
             let _ = std::fs::remove_file(&path);
-            program.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+            program
+                .pin(&path)
+                .with_context(|| format!("pinning {}", path.display()))?;
         }
         Ok(())
     }
 
     /// A program by name, for running it without a hook.
     pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into().with_context(|| format!("{name} is no classifier"))
+        self.ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()
+            .with_context(|| format!("{name} is no classifier"))
     }
 
     /// The events' ring.
     pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<aya::maps::MapData>> {
-        self.ebpf.take_map("pc_events").context("no map pc_events")?.try_into().context("pc_events is no ring buffer")
+        self.ebpf
+            .take_map("pc_events")
+            .context("no map pc_events")?
+            .try_into()
+            .context("pc_events is no ring buffer")
     }
 
     /// Whether TCX links are used; else clsact filters.
@@ -127,24 +155,37 @@ impl Hooks {
         }
         // A role that changed: the new program first, then the old one's link.
         for (program, direction) in role.hooks() {
-            self.attach_one(ifindex, name, program, *direction).with_context(|| format!("attaching {program} to {name}"))?;
+            self.attach_one(ifindex, name, program, *direction)
+                .with_context(|| format!("attaching {program} to {name}"))?;
         }
         if let Some(old) = self.interfaces.insert(ifindex, role) {
-            for (program, direction) in old.hooks().iter().filter(|hook| !role.hooks().contains(hook)) {
+            for (program, direction) in old
+                .hooks()
+                .iter()
+                .filter(|hook| !role.hooks().contains(hook))
+            {
                 self.detach_one(ifindex, name, program, *direction);
             }
         }
         Ok(())
     }
 
-    fn attach_one(&mut self, ifindex: u32, name: &str, program: &str, direction: TcAttachType) -> Result<()> {
+    fn attach_one(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        program: &str,
+        direction: TcAttachType,
+    ) -> Result<()> {
         let pin = self.pins.link(&link_name(ifindex, program));
         if !self.tcx {
             return self.attach_filter(name, program, direction);
         }
         let classifier = self.classifier(program)?;
         if let Ok(pinned) = PinnedLink::from_pin(&pin) {
-            let link: SchedClassifierLink = FdLink::from(pinned).try_into().context("reading the pinned link")?;
+            let link: SchedClassifierLink = FdLink::from(pinned)
+                .try_into()
+                .context("reading the pinned link")?;
             match classifier.attach_to_link(link) {
                 Ok(id) => {
                     // The pin holds the link; our own handle on it may go.
@@ -158,9 +199,20 @@ impl Hooks {
                 }
             }
         }
-        let id = classifier.attach_with_options(name, direction, TcAttachOptions::TcxOrder(LinkOrder::first())).context("creating the link")?;
-        let link: FdLink = classifier.take_link(id).context("taking the link")?.try_into().context("the link has no descriptor")?;
-        link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?;
+        let id = classifier
+            .attach_with_options(
+                name,
+                direction,
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .context("creating the link")?;
+        let link: FdLink = classifier
+            .take_link(id)
+            .context("taking the link")?
+            .try_into()
+            .context("the link has no descriptor")?;
+        link.pin(&pin)
+            .with_context(|| format!("pinning {}", pin.display()))?;
         Ok(())
     }
 
@@ -171,10 +223,13 @@ impl Hooks {
             Err(error) => return Err(error).context("adding the clsact qdisc"),
         }
         let classifier = self.classifier(program)?;
-        let ours = SchedClassifierLink::attached(name, direction, FILTER.priority, FILTER.handle, None)?;
+        let ours =
+            SchedClassifierLink::attached(name, direction, FILTER.priority, FILTER.handle, None)?;
         let id = match classifier.attach_to_link(ours) {
             Ok(id) => id,
-            Err(_) => classifier.attach_with_options(name, direction, TcAttachOptions::Netlink(FILTER)).context("adding the filter")?,
+            Err(_) => classifier
+                .attach_with_options(name, direction, TcAttachOptions::Netlink(FILTER))
+                .context("adding the filter")?,
         };
         // The filter outlives this process because nobody deletes it.
         std::mem::forget(classifier.take_link(id).context("taking the filter")?);
@@ -200,7 +255,9 @@ impl Hooks {
     /// Removes pinned links of interfaces that no longer exist: an earlier agent's.
     pub fn forget_dead(&mut self, alive: impl Fn(u32) -> bool) {
         for link in self.pins.links() {
-            let ifindex = link.split_once('_').and_then(|(index, _)| index.parse().ok());
+            let ifindex = link
+                .split_once('_')
+                .and_then(|(index, _)| index.parse().ok());
             if ifindex.is_some_and(|ifindex| !alive(ifindex)) {
                 let _ = std::fs::remove_file(self.pins.link(&link));
             }
@@ -218,7 +275,11 @@ impl Hooks {
 
     /// Attaches the host's delivery check to the host cgroup.
     pub fn attach_host_cgroup(&mut self, cgroup: &Path) -> Result<()> {
-        self.attach_cgroup(cgroup, "pc_to_host", bpf_attach_type::BPF_CGROUP_INET_INGRESS)?;
+        self.attach_cgroup(
+            cgroup,
+            "pc_to_host",
+            bpf_attach_type::BPF_CGROUP_INET_INGRESS,
+        )?;
         self.cgroups.insert("pc_to_host");
         Ok(())
     }
@@ -228,19 +289,28 @@ impl Hooks {
     fn attach_cgroup(&mut self, cgroup: &Path, name: &str, hook: bpf_attach_type) -> Result<()> {
         let target = File::open(cgroup).context("opening the cgroup")?;
         let id = target.metadata().context("reading the cgroup's id")?.ino();
-        let program = self.ebpf.program(name).with_context(|| format!("no program {name}"))?.fd()?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?
+            .fd()?;
         let hook_name = name.trim_start_matches("pc_");
         let link_name = format!("cgroup_{id}_{hook_name}");
         let pin = self.pins.link(&link_name);
         let updated = sys::pinned(&pin).and_then(|link| sys::update(&link, program.as_fd()));
         if updated.is_err() {
-            let link = sys::cgroup_link(program.as_fd(), target.as_fd(), hook).with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
+            let link = sys::cgroup_link(program.as_fd(), target.as_fd(), hook)
+                .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
             let _ = std::fs::remove_file(&pin);
             sys::pin(&link, &pin).with_context(|| format!("pinning {}", pin.display()))?;
         }
         for other in self.pins.links() {
-            if other != link_name && other.starts_with("cgroup_") && other.ends_with(&format!("_{hook_name}")) {
-                std::fs::remove_file(self.pins.link(&other)).with_context(|| format!("removing the link {other}"))?;
+            if other != link_name
+                && other.starts_with("cgroup_")
+                && other.ends_with(&format!("_{hook_name}"))
+            {
+                std::fs::remove_file(self.pins.link(&other))
+                    .with_context(|| format!("removing the link {other}"))?;
             }
         }
         Ok(())
@@ -255,7 +325,9 @@ pub fn remove_filters(name: &str) {
 }
 
 fn remove_filter(name: &str, direction: TcAttachType) {
-    if let Ok(link) = SchedClassifierLink::attached(name, direction, FILTER.priority, FILTER.handle, None) {
+    if let Ok(link) =
+        SchedClassifierLink::attached(name, direction, FILTER.priority, FILTER.handle, None)
+    {
         use aya::programs::links::Link as _;
         let _ = link.detach();
     }
@@ -268,17 +340,38 @@ fn link_name(ifindex: u32, program: &str) -> String {
 /// Names of the maps in the object.
 fn map_names(object: &[u8]) -> Result<Vec<String>> {
     let object = aya_obj::Object::parse(object).context("reading the BPF object")?;
-    Ok(object.maps.keys().filter(|name| name.starts_with("pc_")).cloned().collect())
+    Ok(object
+        .maps
+        .keys()
+        .filter(|name| name.starts_with("pc_"))
+        .cloned()
+        .collect())
 }
 
-/// A refused program in the words of the verifier's last lines.
+/// A refused program with the verifier's last lines. A refusal without a log is one of privilege: the verifier was never asked.
 fn refusal(name: &str, error: ProgramError) -> anyhow::Error {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().collect();
-            anyhow!("the kernel refuses program {name}: {io_error}\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow::Error::new(error).context(format!("loading program {name}"));
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    let log = lines[lines.len().saturating_sub(20)..].join("\n");
+    if log.trim().is_empty() && io_error.raw_os_error() == Some(libc::EPERM) {
+        return OpenError::NotPermitted {
+            lacks: "CAP_BPF or CAP_NET_ADMIN",
+            source: Some(io_error),
         }
-        other => anyhow::Error::new(other).context(format!("loading program {name}")),
+        .into();
     }
+    tracing::error!(program = name, %log, "The kernel refuses a program");
+    OpenError::Refused {
+        program: name.to_owned(),
+        log,
+        source: io_error,
+    }
+    .into()
 }

@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result};
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use portcullis_common::abi::{Cell, Config, Endpoint, L4Key, L4Set, L4Value, Owner, PolicyKey, ServiceKey, Slot};
+use portcullis_common::abi::{
+    Cell, Config, Endpoint, L4Key, L4Set, L4Value, Owner, PolicyKey, ServiceKey, Slot,
+};
 use portcullis_common::addr::Addr;
 use portcullis_common::policy;
 use zerocopy::IntoBytes as _;
@@ -76,7 +78,10 @@ impl Tables {
 
     /// Reads back what an earlier agent wrote.
     pub fn read(&self) -> Result<State> {
-        let mut state = State { config: self.config.get(&0, 0)?, ..State::default() };
+        let mut state = State {
+            config: self.config.get(&0, 0)?,
+            ..State::default()
+        };
         for entry in self.peers.iter() {
             let (addr, identity) = entry?;
             state.peers.insert(addr, identity);
@@ -87,7 +92,12 @@ impl Tables {
         }
         for entry in self.rows.iter() {
             let (key, cell) = entry?;
-            state.policies.entry(key.policy).or_default().rows.insert(key.identity, cell.into());
+            state
+                .policies
+                .entry(key.policy)
+                .or_default()
+                .rows
+                .insert(key.identity, cell.into());
         }
         for id in policy::id::FIRST..self.defaults.len() {
             let cell = self.defaults.get(&id, 0)?;
@@ -130,7 +140,15 @@ impl Tables {
         let mut ranges: Vec<(u8, u16, u16, u32, u32)> = Vec::new();
         if record.spilled == 0 {
             let used = record.ranges.iter().take_while(|range| range.protocol != 0);
-            ranges.extend(used.map(|range| (range.protocol, range.first, range.last, u32::from(range.action), range.rule)));
+            ranges.extend(used.map(|range| {
+                (
+                    range.protocol,
+                    range.first,
+                    range.last,
+                    u32::from(range.action),
+                    range.rule,
+                )
+            }));
         } else {
             let mut pieces = Vec::new();
             for entry in self.ranges.iter() {
@@ -139,41 +157,83 @@ impl Tables {
                 if data.set == id {
                     let first = u16::from_be_bytes(data.port);
                     let size = 1_u32 << (16 - (key.prefix_len() - PORT_AT));
-                    pieces.push((data.protocol, first, (u32::from(first) + size - 1) as u16, value.action, value.rule));
+                    pieces.push((
+                        data.protocol,
+                        first,
+                        (u32::from(first) + size - 1) as u16,
+                        value.action,
+                        value.rule,
+                    ));
                 }
             }
             pieces.sort_unstable();
             for piece in pieces {
                 match ranges.last_mut() {
-                    Some(last) if last.0 == piece.0 && u32::from(last.2) + 1 == u32::from(piece.1) && (last.3, last.4) == (piece.3, piece.4) => last.2 = piece.2,
+                    Some(last)
+                        if last.0 == piece.0
+                            && u32::from(last.2) + 1 == u32::from(piece.1)
+                            && (last.3, last.4) == (piece.3, piece.4) =>
+                    {
+                        last.2 = piece.2
+                    }
                     _ => ranges.push(piece),
                 }
             }
         }
-        Ok(PortSet { otherwise: (record.otherwise, record.otherwise_rule), ranges })
+        Ok(PortSet {
+            otherwise: (record.otherwise, record.otherwise_rule),
+            ranges,
+        })
     }
 
     /// Carries one action out.
     pub fn write(&mut self, action: &Action) -> Result<(), WriteError> {
-        self.try_write(action).map_err(|source| WriteError { action: Box::new(action.clone()), source })
+        self.try_write(action).map_err(|source| WriteError {
+            action: Box::new(action.clone()),
+            source,
+        })
     }
 
     fn try_write(&mut self, action: &Action) -> Result<(), MapError> {
         match action {
             Action::PutSet { id, set } => self.put_set(*id, set),
             Action::DropSet { id } => self.drop_set(*id),
-            Action::PutRow { policy, identity, cell } => {
-                self.rows.insert(PolicyKey { policy: *policy, identity: *identity }, Cell::from(*cell), 0)
-            }
-            Action::DropRow { policy, identity } => gone(self.rows.remove(&PolicyKey { policy: *policy, identity: *identity })),
+            Action::PutRow {
+                policy,
+                identity,
+                cell,
+            } => self.rows.insert(
+                PolicyKey {
+                    policy: *policy,
+                    identity: *identity,
+                },
+                Cell::from(*cell),
+                0,
+            ),
+            Action::DropRow { policy, identity } => gone(self.rows.remove(&PolicyKey {
+                policy: *policy,
+                identity: *identity,
+            })),
             Action::PutDefault { policy, cell } => self.defaults.set(*policy, Cell::from(*cell), 0),
             Action::DropDefault { policy } => self.defaults.set(*policy, Cell::default(), 0),
             Action::PutPeer { addr, identity } => self.peers.insert(addr, identity, 0),
             Action::DropPeer { addr } => gone(self.peers.remove(addr)),
-            Action::PutCidr { prefix, identity } => self.cidrs.insert(&Key::new(prefix.0, prefix.1), identity, 0),
+            Action::PutCidr { prefix, identity } => {
+                self.cidrs
+                    .insert(&Key::new(prefix.0, prefix.1), identity, 0)
+            }
             Action::DropCidr { prefix } => gone(self.cidrs.remove(&Key::new(prefix.0, prefix.1))),
-            Action::PutSlot { slot, generation } => self.slots.set(u32::from(*slot), Slot { generation: *generation, ..Slot::default() }, 0),
-            Action::PutEndpoint { ifindex, endpoint } => self.endpoints.insert(ifindex, endpoint, 0),
+            Action::PutSlot { slot, generation } => self.slots.set(
+                u32::from(*slot),
+                Slot {
+                    generation: *generation,
+                    ..Slot::default()
+                },
+                0,
+            ),
+            Action::PutEndpoint { ifindex, endpoint } => {
+                self.endpoints.insert(ifindex, endpoint, 0)
+            }
             Action::DropEndpoint { ifindex } => gone(self.endpoints.remove(ifindex)),
             Action::PutService { service } => self.services.insert(service_key(*service), 1, 0),
             Action::DropService { service } => gone(self.services.remove(&service_key(*service))),
@@ -193,8 +253,14 @@ impl Tables {
     fn put_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
         if set.is_spilled() {
             for (protocol, port, bits, action, rule) in set.prefixes() {
-                let data = L4Key { set: id, protocol, reserved: 0, port: port.to_be_bytes() };
-                self.ranges.insert(&Key::new(PORT_AT + bits, data), L4Value { action, rule }, 0)?;
+                let data = L4Key {
+                    set: id,
+                    protocol,
+                    reserved: 0,
+                    port: port.to_be_bytes(),
+                };
+                self.ranges
+                    .insert(&Key::new(PORT_AT + bits, data), L4Value { action, rule }, 0)?;
             }
         }
         self.sets.set(id, set.record(), 0)
@@ -206,8 +272,14 @@ impl Tables {
         if record.spilled == 0 {
             return Ok(());
         }
-        let keys: Vec<_> = self.ranges.keys().filter_map(Result::ok).filter(|key| key.data().set == id).collect();
-        keys.into_iter().try_for_each(|key| gone(self.ranges.remove(&key)))
+        let keys: Vec<_> = self
+            .ranges
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.data().set == id)
+            .collect();
+        keys.into_iter()
+            .try_for_each(|key| gone(self.ranges.remove(&key)))
     }
 
     /// A drop counter by [`portcullis_common::abi::drop_index`].
@@ -217,12 +289,16 @@ impl Tables {
 
     /// Slot of the endpoint behind an interface; 0 = none.
     pub fn slot_of(&self, ifindex: u32) -> u16 {
-        self.endpoints.get(&ifindex, 0).map_or(0, |endpoint| endpoint.slot)
+        self.endpoints
+            .get(&ifindex, 0)
+            .map_or(0, |endpoint| endpoint.slot)
     }
 
     /// State of the slots from 0 to `last`.
     pub fn slots(&self, last: u16) -> Vec<Slot> {
-        (0..=u32::from(last)).map(|slot| self.slots.get(&slot, 0).unwrap_or_default()).collect()
+        (0..=u32::from(last))
+            .map(|slot| self.slots.get(&slot, 0).unwrap_or_default())
+            .collect()
     }
 }
 
@@ -230,7 +306,11 @@ impl Tables {
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -251,15 +331,18 @@ fn map_data(path: &Path) -> Result<MapData> {
 }
 
 fn array<V: Pod>(path: &Path) -> Result<Array<MapData, V>> {
-    Array::try_from(Map::Array(map_data(path)?)).with_context(|| format!("reading {}", path.display()))
+    Array::try_from(Map::Array(map_data(path)?))
+        .with_context(|| format!("reading {}", path.display()))
 }
 
 fn hash<K: Pod, V: Pod>(path: &Path) -> Result<HashMap<MapData, K, V>> {
-    HashMap::try_from(Map::HashMap(map_data(path)?)).with_context(|| format!("reading {}", path.display()))
+    HashMap::try_from(Map::HashMap(map_data(path)?))
+        .with_context(|| format!("reading {}", path.display()))
 }
 
 fn trie<K: Pod, V: Pod>(path: &Path) -> Result<LpmTrie<MapData, K, V>> {
-    LpmTrie::try_from(Map::LpmTrie(map_data(path)?)).with_context(|| format!("reading {}", path.display()))
+    LpmTrie::try_from(Map::LpmTrie(map_data(path)?))
+        .with_context(|| format!("reading {}", path.display()))
 }
 
 /// An event from the ring, if the bytes are one.

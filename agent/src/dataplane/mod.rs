@@ -4,10 +4,13 @@
 //! the world task calls it: there is no lock.
 
 pub mod attach;
+pub mod error;
+pub mod inspect;
 pub mod kernel;
 pub mod names;
 pub mod pins;
 pub mod plan;
+pub mod preflight;
 pub mod state;
 mod sys;
 
@@ -20,6 +23,7 @@ use portcullis_common::abi::{Endpoint, Owner, Slot, drop_index};
 use portcullis_common::policy;
 
 use attach::{Hooks, Role};
+use error::OpenError;
 use kernel::Tables;
 use names::Names;
 use pins::Pins;
@@ -52,17 +56,20 @@ impl Dataplane {
     /// Opens the pins of this boot and network namespace, or discards what is there and starts anew; loads the programs. Attaches nothing.
     pub fn open(bpffs: &Path) -> Result<Self> {
         if OBJECT.is_empty() {
-            anyhow::bail!(
-                "this binary has no BPF object\nwhy:  it was built by plain cargo, which does not build the kernel programs\ndo:   build it with `cargo xtask build`"
-            );
+            return Err(OpenError::NoObject.into());
         }
         let pins = Pins::new(bpffs);
         let owner = pins::this_owner()?;
         let adopted = pins.owner() == Some(owner);
         if !adopted {
-            let count = pins.discard().context("discarding pins of another boot or namespace")?;
+            let count = pins
+                .discard()
+                .context("discarding pins of another boot or namespace")?;
             if count > 0 {
-                tracing::warn!(count, "Discarded pins of another boot, network namespace or version");
+                tracing::warn!(
+                    count,
+                    "Discarded pins of another boot, network namespace or version"
+                );
             }
         }
         pins.create()?;
@@ -71,7 +78,14 @@ impl Dataplane {
         let mut tables = Tables::open(&pins)?;
         let state = tables.read().context("reading the pinned maps")?;
         tables.set_owner(owner)?;
-        Ok(Self { hooks, tables, state, names: Names::default(), adopted, owner })
+        Ok(Self {
+            hooks,
+            tables,
+            state,
+            names: Names::default(),
+            adopted,
+            owner,
+        })
     }
 
     /// Brings the tables to `desired`. On an error everything written so far stands, and every endpoint has its last whole version or none; one that
@@ -84,7 +98,12 @@ impl Dataplane {
                 return Err(error);
             }
         }
-        Ok(Applied { writes: actions.iter().filter(|action| **action != Action::Barrier).count() })
+        Ok(Applied {
+            writes: actions
+                .iter()
+                .filter(|action| **action != Action::Barrier)
+                .count(),
+        })
     }
 
     fn write(&mut self, action: &Action) -> Result<()> {
@@ -96,12 +115,29 @@ impl Dataplane {
     /// Endpoints that have no version at all: closed, but for their node.
     fn lock_down(&mut self, desired: &Desired) {
         for (ifindex, want) in &desired.endpoints {
-            if self.state.endpoints.get(ifindex).is_some_and(|now| now.uid == want.uid) {
+            if self
+                .state
+                .endpoints
+                .get(ifindex)
+                .is_some_and(|now| now.uid == want.uid)
+            {
                 continue;
             }
-            let slot = (1..portcullis_common::abi::SLOTS as u16).find(|slot| !self.state.endpoints.values().any(|endpoint| endpoint.slot == *slot));
+            let slot = (1..portcullis_common::abi::SLOTS as u16).find(|slot| {
+                !self
+                    .state
+                    .endpoints
+                    .values()
+                    .any(|endpoint| endpoint.slot == *slot)
+            });
             let Some(slot) = slot else { continue };
-            let generation = self.state.slots.get(&slot).copied().unwrap_or(0).wrapping_add(1);
+            let generation = self
+                .state
+                .slots
+                .get(&slot)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(1);
             let endpoint = Endpoint {
                 v4: want.addresses[0],
                 v6: want.addresses[1],
@@ -113,7 +149,13 @@ impl Dataplane {
                 uid: want.uid,
                 ..Endpoint::default()
             };
-            let closed = [Action::PutSlot { slot, generation }, Action::PutEndpoint { ifindex: *ifindex, endpoint }];
+            let closed = [
+                Action::PutSlot { slot, generation },
+                Action::PutEndpoint {
+                    ifindex: *ifindex,
+                    endpoint,
+                },
+            ];
             if let Err(error) = closed.iter().try_for_each(|action| self.write(action)) {
                 // Without an entry the interface is closed too, for its node as well.
                 tracing::error!(ifindex, error = %format!("{error:#}"), "Failed to lock an endpoint down");
@@ -146,7 +188,10 @@ impl Dataplane {
     /// Packets dropped in a direction for a reason, of all endpoints that ever were.
     #[must_use]
     pub fn drops(&self, direction: u8, reason: u8) -> u64 {
-        [0].iter().chain(self.state.slots.keys()).map(|slot| self.tables.drops(drop_index(*slot, direction, reason))).sum()
+        [0].iter()
+            .chain(self.state.slots.keys())
+            .map(|slot| self.tables.drops(drop_index(*slot, direction, reason)))
+            .sum()
     }
 
     /// Whether an interface has its programs.
@@ -164,13 +209,18 @@ impl Dataplane {
     /// Cgroup programs that are attached.
     #[must_use]
     pub fn cgroup_hooks(&self) -> Vec<String> {
-        self.hooks.cgroups.iter().map(|name| (*name).to_owned()).collect()
+        self.hooks
+            .cgroups
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect()
     }
 
     /// State of every slot up to the highest that was ever used.
     #[must_use]
     pub fn slots(&self) -> Vec<Slot> {
-        self.tables.slots(self.state.slots.keys().max().copied().unwrap_or(0))
+        self.tables
+            .slots(self.state.slots.keys().max().copied().unwrap_or(0))
     }
 
     /// The deny events' ring; once.
@@ -182,8 +232,14 @@ impl Dataplane {
     pub fn sweep(&mut self) -> Result<()> {
         // The kernel wants a packet to run a classifier on; the program looks at none.
         let frame = [0_u8; 64];
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        self.hooks.classifier("pc_sweep")?.test_run(options).context("running pc_sweep")?;
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ..TestRunOptions::default()
+        };
+        self.hooks
+            .classifier("pc_sweep")?
+            .test_run(options)
+            .context("running pc_sweep")?;
         Ok(())
     }
 }
@@ -195,13 +251,20 @@ pub fn uninstall(bpffs: &Path) -> Result<usize> {
         attach::remove_filters(&name);
     }
     let count = pins.discard()?;
-    pins.remove_root().with_context(|| format!("removing {}", bpffs.display()))?;
+    pins.remove_root()
+        .with_context(|| format!("removing {}", bpffs.display()))?;
     Ok(count)
 }
 
 /// Interfaces of this network namespace.
 fn interface_names() -> Vec<String> {
-    nix::net::if_::if_nameindex().map(|list| list.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect()).unwrap_or_default()
+    nix::net::if_::if_nameindex()
+        .map(|list| {
+            list.iter()
+                .map(|interface| interface.name().to_string_lossy().into_owned())
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
 /// Whether the pins below `bpffs` are this boot's and namespace's.

@@ -56,7 +56,9 @@ fn digest(rule: &RuleRef) -> u32 {
         Direction::Egress => "egress",
     };
     let text = format!("{}\0{direction}\0{}", rule.policy, rule.index);
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The 16 bytes by which an endpoint record knows its pod: a UUID's own, or a digest of whatever else stands as the uid.
@@ -68,9 +70,12 @@ pub fn uid_digest(uid: &str) -> [u8; 16] {
     {
         return number.to_be_bytes();
     }
-    let hash = uid.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-    });
+    let hash = uid.bytes().fold(
+        0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128,
+        |hash, byte| {
+            (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+        },
+    );
     hash.to_be_bytes()
 }
 

@@ -9,12 +9,15 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use portcullis_common::ABI_VERSION;
 use portcullis_common::abi::Owner;
+
+use super::error::OpenError;
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -32,7 +35,10 @@ impl Pins {
     /// The layout below `root`; touches nothing.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), version: root.join(format!("v{ABI_VERSION}")) }
+        Self {
+            root: root.to_owned(),
+            version: root.join(format!("v{ABI_VERSION}")),
+        }
     }
 
     /// Path of a map's pin.
@@ -65,27 +71,43 @@ impl Pins {
         entries(&self.version.join("maps"))
     }
 
+    /// Names of all pinned programs.
+    #[must_use]
+    pub fn programs(&self) -> Vec<String> {
+        entries(&self.version.join("programs"))
+    }
+
+    /// Whether pins can lie here: the nearest ancestor that exists has to be in a bpffs.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let parent = self
+            .root
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
+        let kind = nix::sys::statfs::statfs(parent).map(|kind| kind.filesystem_type().0);
+        if kind == Ok(BPF_FS_MAGIC) {
+            return Ok(());
+        }
+        Err(OpenError::NoBpffs {
+            root: self.root.clone(),
+            parent: parent.to_owned(),
+        })
+    }
+
     /// Makes the directories. The parent of `root` has to lie in a bpffs.
     pub fn create(&self) -> Result<()> {
-        let parent = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        let kind = nix::sys::statfs::statfs(parent).with_context(|| format!("looking at {}", parent.display()))?;
-        if kind.filesystem_type().0 as i64 != BPF_FS_MAGIC {
-            bail!(
-                "no bpffs at {}\nwhy:  {} is on another file system; pins have to outlive the agent\ndo:   mount -t bpf bpf /sys/fs/bpf, or name a directory of a bpffs with --bpffs",
-                self.root.display(),
-                parent.display()
-            );
-        }
+        self.check()?;
         for directory in ["maps", "programs", "links"] {
             let path = self.version.join(directory);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         // Whoever may write here may switch the guard off.
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).with_context(|| format!("closing {}", self.root.display()))
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("closing {}", self.root.display()))
     }
 
     /// Whose pins these are; `None` if there are none, or no mark.
+    #[must_use]
     pub fn owner(&self) -> Option<Owner> {
         let data = MapData::from_pin(self.map("pc_owner")).ok()?;
         let map = Array::<_, Owner>::try_from(Map::Array(data)).ok()?;
@@ -101,7 +123,8 @@ impl Pins {
             for directory in ["links", "programs", "maps"] {
                 count += remove_all(&self.root.join(&version).join(directory))?;
             }
-            fs::remove_dir(self.root.join(&version)).with_context(|| format!("removing {}", self.root.join(&version).display()))?;
+            fs::remove_dir(self.root.join(&version))
+                .with_context(|| format!("removing {}", self.root.join(&version).display()))?;
         }
         Ok(count)
     }
@@ -116,8 +139,12 @@ impl Pins {
 }
 
 fn entries(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     names
 }
@@ -136,21 +163,40 @@ fn remove_all(directory: &Path) -> Result<usize> {
 
 /// The mark of this boot and network namespace.
 pub fn this_owner() -> Result<Owner> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
+    let text =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
     let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
-    let boot_id = u128::from_str_radix(&digits, 16).context("reading the boot id")?.to_be_bytes();
-    Ok(Owner { abi: ABI_VERSION, reserved: 0, netns_cookie: netns_cookie()?, boot_id })
+    let boot_id = u128::from_str_radix(&digits, 16)
+        .context("reading the boot id")?
+        .to_be_bytes();
+    Ok(Owner {
+        abi: ABI_VERSION,
+        reserved: 0,
+        netns_cookie: netns_cookie()?,
+        boot_id,
+    })
 }
 
 /// The cookie of the network namespace that this thread is in.
 fn netns_cookie() -> Result<u64> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::]:0")).context("opening a socket")?;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .or_else(|_| std::net::UdpSocket::bind("[::]:0"))
+        .context("opening a socket")?;
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the option writes at most `length` bytes into `cookie`.
-    let failed = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length) };
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
     if failed != 0 {
-        return Err(io::Error::last_os_error()).context("asking for the network namespace's cookie (Linux 5.14)");
+        return Err(io::Error::last_os_error())
+            .context("asking for the network namespace's cookie (Linux 5.14)");
     }
     Ok(cookie)
 }

@@ -27,10 +27,14 @@ use ipnet::IpNet;
 use portcullis_common::abi::{Config, Endpoint, SLOTS, config_flags};
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::policy::{self, WORLD, action};
-use portcullis_policy::tables::{Cell, ClassIx, Decision, EndpointPolicies, PolicyIx, PolicyTable, Tables};
+use portcullis_policy::tables::{
+    Cell, ClassIx, Decision, EndpointPolicies, PolicyIx, PolicyTable, Tables,
+};
 
 use super::names::Names;
-use super::state::{Action, CellState, Longest, PolicyState, PortSet, Prefix, State, masked, policies_of};
+use super::state::{
+    Action, CellState, Longest, PolicyState, PortSet, Prefix, State, masked, policies_of,
+};
 
 /// What the node should look like.
 #[derive(Clone, Debug, Default)]
@@ -92,7 +96,10 @@ pub fn plan(state: &State, names: &mut Names, desired: &Desired) -> Vec<Action> 
     for (index, id) in ids.iter().enumerate() {
         names.set_isolated_by(*id, &desired.tables.policies[index].isolated_by);
     }
-    let mut writer = Writer { after: state.clone(), actions: Vec::new() };
+    let mut writer = Writer {
+        after: state.clone(),
+        actions: Vec::new(),
+    };
     writer.endpoints_gone(desired);
     writer.leaves(desired, &sets);
     writer.rows_of_fresh_identities(state, &numbering, &cells, &ids);
@@ -121,26 +128,59 @@ struct Atoms {
 
 impl Atoms {
     fn new(state: &State, tables: &Tables) -> Self {
-        let mut classes: BTreeMap<Prefix, ClassIx> = tables.prefixes.iter().map(|(net, class)| (prefix(net), *class)).collect();
+        let mut classes: BTreeMap<Prefix, ClassIx> = tables
+            .prefixes
+            .iter()
+            .map(|(net, class)| (prefix(net), *class))
+            .collect();
         // A prefix like ::/0 must not catch IPv4, which the kernel sees mapped into it (policy-spec A8).
-        if classes.keys().any(|(length, addr)| *length < ALL_V4.0 && masked(&ALL_V4.1, *length) == *addr) {
+        if classes
+            .keys()
+            .any(|(length, addr)| *length < ALL_V4.0 && masked(&ALL_V4.1, *length) == *addr)
+        {
             classes.entry(ALL_V4).or_insert(0);
         }
-        let wanted: BTreeMap<Addr, ClassIx> = tables.addresses.iter().map(|(address, class)| (address_bytes(*address), *class)).collect();
+        let wanted: BTreeMap<Addr, ClassIx> = tables
+            .addresses
+            .iter()
+            .map(|(address, class)| (address_bytes(*address), *class))
+            .collect();
         let (old, new) = (Longest::new(&state.cidrs), Longest::new(&classes));
-        let pair = |addr: &Addr, length: u32| (old.find(addr, length).copied().unwrap_or(WORLD), new.find(addr, length).copied().unwrap_or(0));
-        let prefixes = state.cidrs.keys().chain(classes.keys()).map(|prefix| (*prefix, pair(&prefix.1, prefix.0))).collect();
+        let pair = |addr: &Addr, length: u32| {
+            (
+                old.find(addr, length).copied().unwrap_or(WORLD),
+                new.find(addr, length).copied().unwrap_or(0),
+            )
+        };
+        let prefixes = state
+            .cidrs
+            .keys()
+            .chain(classes.keys())
+            .map(|prefix| (*prefix, pair(&prefix.1, prefix.0)))
+            .collect();
         let addresses = state
             .peers
             .keys()
             .chain(wanted.keys())
             .map(|addr| {
-                let identity = state.peers.get(addr).copied().unwrap_or_else(|| old.find(addr, 128).copied().unwrap_or(WORLD));
-                let class = wanted.get(addr).copied().unwrap_or_else(|| new.find(addr, 128).copied().unwrap_or(0));
+                let identity = state
+                    .peers
+                    .get(addr)
+                    .copied()
+                    .unwrap_or_else(|| old.find(addr, 128).copied().unwrap_or(WORLD));
+                let class = wanted
+                    .get(addr)
+                    .copied()
+                    .unwrap_or_else(|| new.find(addr, 128).copied().unwrap_or(0));
                 (*addr, (identity, class))
             })
             .collect();
-        Self { addresses, prefixes, wanted_prefixes: classes.into_keys().collect(), wanted_addresses: wanted.into_keys().collect() }
+        Self {
+            addresses,
+            prefixes,
+            wanted_prefixes: classes.into_keys().collect(),
+            wanted_addresses: wanted.into_keys().collect(),
+        }
     }
 
     /// How many atoms each pair has. The world's own is always there.
@@ -165,9 +205,15 @@ struct Numbering {
 
 impl Numbering {
     /// Each class keeps the number of most of its atoms, if no other class has more of that identity.
-    fn last(state: &State, atoms: &Atoms) -> (BTreeMap<u32, ClassIx>, BTreeMap<ClassIx, u32>, Free) {
+    fn last(
+        state: &State,
+        atoms: &Atoms,
+    ) -> (BTreeMap<u32, ClassIx>, BTreeMap<ClassIx, u32>, Free) {
         let pairs = atoms.pairs();
-        let mut by_size: Vec<_> = pairs.iter().map(|((identity, class), size)| (std::cmp::Reverse(*size), *identity, *class)).collect();
+        let mut by_size: Vec<_> = pairs
+            .iter()
+            .map(|((identity, class), size)| (std::cmp::Reverse(*size), *identity, *class))
+            .collect();
         by_size.sort_unstable();
         let mut kept = BTreeMap::new();
         let mut last = BTreeMap::new();
@@ -177,7 +223,15 @@ impl Numbering {
                 last.entry(class).or_insert(identity);
             }
         }
-        let mut free = Free::new(state.policies.values().flat_map(|policy| policy.rows.keys()).chain(state.peers.values()).chain(state.cidrs.values()), WORLD + 1);
+        let mut free = Free::new(
+            state
+                .policies
+                .values()
+                .flat_map(|policy| policy.rows.keys())
+                .chain(state.peers.values())
+                .chain(state.cidrs.values()),
+            WORLD + 1,
+        );
         for (_, class) in pairs.keys() {
             last.entry(*class).or_insert_with(|| free.take());
         }
@@ -187,15 +241,32 @@ impl Numbering {
     fn direct(state: &State, atoms: &Atoms) -> Self {
         let (_, last, _) = Self::last(state, atoms);
         let used = used_identities(state);
-        let fresh = last.values().filter(|number| !used.contains(number)).map(|number| (*number, None)).collect();
-        let staged = atoms.pairs().into_keys().map(|(identity, class)| ((identity, class), last[&class])).collect();
-        Self { staged, classes: invert(&last), last, fresh }
+        let fresh = last
+            .values()
+            .filter(|number| !used.contains(number))
+            .map(|number| (*number, None))
+            .collect();
+        let staged = atoms
+            .pairs()
+            .into_keys()
+            .map(|(identity, class)| ((identity, class), last[&class]))
+            .collect();
+        Self {
+            staged,
+            classes: invert(&last),
+            last,
+            fresh,
+        }
     }
 
     fn staged(state: &State, atoms: &Atoms) -> Self {
         let (kept, last, mut free) = Self::last(state, atoms);
         let used = used_identities(state);
-        let mut fresh: BTreeMap<u32, Option<u32>> = last.values().filter(|number| !used.contains(number)).map(|number| (*number, None)).collect();
+        let mut fresh: BTreeMap<u32, Option<u32>> = last
+            .values()
+            .filter(|number| !used.contains(number))
+            .map(|number| (*number, None))
+            .collect();
         let mut staged = BTreeMap::new();
         for (identity, class) in atoms.pairs().into_keys() {
             let number = if kept.get(&identity) == Some(&class) {
@@ -213,16 +284,29 @@ impl Numbering {
         }
         let mut of_number = invert(&last);
         of_number.extend(staged.iter().map(|((_, class), number)| (*number, *class)));
-        Self { staged, last, classes: of_number, fresh }
+        Self {
+            staged,
+            last,
+            classes: of_number,
+            fresh,
+        }
     }
 }
 
 fn invert(last: &BTreeMap<ClassIx, u32>) -> BTreeMap<u32, ClassIx> {
-    last.iter().map(|(class, number)| (*number, *class)).collect()
+    last.iter()
+        .map(|(class, number)| (*number, *class))
+        .collect()
 }
 
 fn used_identities(state: &State) -> BTreeSet<u32> {
-    state.peers.values().chain(state.cidrs.values()).copied().chain([WORLD]).collect()
+    state
+        .peers
+        .values()
+        .chain(state.cidrs.values())
+        .copied()
+        .chain([WORLD])
+        .collect()
 }
 
 /// Smallest numbers that are not in use.
@@ -233,7 +317,10 @@ struct Free {
 
 impl Free {
     fn new<'a>(used: impl Iterator<Item = &'a u32>, first: u32) -> Self {
-        Self { used: used.copied().collect(), next: first }
+        Self {
+            used: used.copied().collect(),
+            next: first,
+        }
     }
 
     fn take(&mut self) -> u32 {
@@ -254,7 +341,15 @@ struct SetIds {
 
 impl SetIds {
     fn new(state: &State) -> Self {
-        Self { known: state.sets.iter().map(|(id, set)| (set.clone(), *id)).collect(), new: BTreeMap::new(), free: Free::new(state.sets.keys(), 1) }
+        Self {
+            known: state
+                .sets
+                .iter()
+                .map(|(id, set)| (set.clone(), *id))
+                .collect(),
+            new: BTreeMap::new(),
+            free: Free::new(state.sets.keys(), 1),
+        }
     }
 
     fn id(&mut self, set: PortSet) -> u32 {
@@ -277,23 +372,50 @@ impl Cells {
         for (number, class) in &numbering.classes {
             numbers.entry(*class).or_default().push(*number);
         }
-        Self(tables.policies.iter().map(|table| Self::policy(names, sets, table, &numbers)).collect())
+        Self(
+            tables
+                .policies
+                .iter()
+                .map(|table| Self::policy(names, sets, table, &numbers))
+                .collect(),
+        )
     }
 
-    fn policy(names: &mut Names, sets: &mut SetIds, table: &PolicyTable, numbers: &BTreeMap<ClassIx, Vec<u32>>) -> PolicyState {
+    fn policy(
+        names: &mut Names,
+        sets: &mut SetIds,
+        table: &PolicyTable,
+        numbers: &BTreeMap<ClassIx, Vec<u32>>,
+    ) -> PolicyState {
         let mut rows = BTreeMap::new();
         for (class, cell) in &table.rows {
             let cell = cell_state(names, sets, cell);
-            rows.extend(numbers.get(class).into_iter().flatten().map(|number| (*number, cell)));
+            rows.extend(
+                numbers
+                    .get(class)
+                    .into_iter()
+                    .flatten()
+                    .map(|number| (*number, cell)),
+            );
         }
-        PolicyState { default: Some(cell_state(names, sets, &table.default)), rows }
+        PolicyState {
+            default: Some(cell_state(names, sets, &table.default)),
+            rows,
+        }
     }
 }
 
 fn cell_state(names: &mut Names, sets: &mut SetIds, cell: &Cell) -> CellState {
     let mut verdict = |decision: &Decision| {
         let rule = decision.rule.as_ref().map_or(0, |rule| names.number(rule));
-        (if decision.allow { action::ALLOW } else { action::DENY }, rule)
+        (
+            if decision.allow {
+                action::ALLOW
+            } else {
+                action::DENY
+            },
+            rule,
+        )
     };
     match cell {
         Cell::All(decision) => {
@@ -308,16 +430,31 @@ fn cell_state(names: &mut Names, sets: &mut SetIds, cell: &Cell) -> CellState {
                     (range.protocol, range.first, range.last, action, rule)
                 })
                 .collect();
-            CellState::Ports(sets.id(PortSet { otherwise: verdict(otherwise), ranges }))
+            CellState::Ports(sets.id(PortSet {
+                otherwise: verdict(otherwise),
+                ranges,
+            }))
         }
     }
 }
 
 /// The id of each wanted policy if no endpoint that stays has to change its own: then addresses can move directly.
-fn keep_policies(state: &State, names: &Names, desired: &Desired, numbering: &Numbering, cells: &Cells) -> Option<Vec<u32>> {
+fn keep_policies(
+    state: &State,
+    names: &Names,
+    desired: &Desired,
+    numbering: &Numbering,
+    cells: &Cells,
+) -> Option<Vec<u32>> {
     let ids = match_policies(state, names, desired, numbering, cells);
     let keeps = desired.endpoints.iter().all(|(ifindex, want)| {
-        let Some(now) = state.endpoints.get(ifindex).filter(|now| now.uid == want.uid) else { return true };
+        let Some(now) = state
+            .endpoints
+            .get(ifindex)
+            .filter(|now| now.uid == want.uid)
+        else {
+            return true;
+        };
         let (ingress, egress) = policy_ids(want, &ids);
         now.ingress == ingress && now.egress == egress
     });
@@ -325,12 +462,35 @@ fn keep_policies(state: &State, names: &Names, desired: &Desired, numbering: &Nu
 }
 
 /// Gives each wanted policy the id of one in force that says the same of every identity, preferably one that its endpoints have; else a new id.
-fn match_policies(state: &State, names: &Names, desired: &Desired, numbering: &Numbering, cells: &Cells) -> Vec<u32> {
-    let mut free = Free::new(state.policies.keys().chain(state.endpoints.values().flat_map(policies_of).collect::<Vec<_>>().iter()), policy::id::FIRST);
+fn match_policies(
+    state: &State,
+    names: &Names,
+    desired: &Desired,
+    numbering: &Numbering,
+    cells: &Cells,
+) -> Vec<u32> {
+    let mut free = Free::new(
+        state.policies.keys().chain(
+            state
+                .endpoints
+                .values()
+                .flat_map(policies_of)
+                .collect::<Vec<_>>()
+                .iter(),
+        ),
+        policy::id::FIRST,
+    );
     let mut preferred: BTreeMap<PolicyIx, Vec<u32>> = BTreeMap::new();
     for (ifindex, want) in &desired.endpoints {
-        if let (Some(now), WantPolicies::Compiled(wanted)) = (state.endpoints.get(ifindex), &want.policies) {
-            for (index, id) in wanted.ingress.iter().zip(now.ingress).chain(wanted.egress.iter().zip(now.egress)) {
+        if let (Some(now), WantPolicies::Compiled(wanted)) =
+            (state.endpoints.get(ifindex), &want.policies)
+        {
+            for (index, id) in wanted
+                .ingress
+                .iter()
+                .zip(now.ingress)
+                .chain(wanted.egress.iter().zip(now.egress))
+            {
                 if let Some(index) = index {
                     preferred.entry(*index).or_default().push(id);
                 }
@@ -341,11 +501,18 @@ fn match_policies(state: &State, names: &Names, desired: &Desired, numbering: &N
     let mut ids = Vec::with_capacity(cells.0.len());
     for (index, wanted) in cells.0.iter().enumerate() {
         let isolated_by = &desired.tables.policies[index].isolated_by;
-        let candidates = preferred.get(&(index as PolicyIx)).into_iter().flatten().chain(state.policies.keys());
+        let candidates = preferred
+            .get(&(index as PolicyIx))
+            .into_iter()
+            .flatten()
+            .chain(state.policies.keys());
         let found = candidates.copied().find(|id| {
             !taken.contains(id)
                 && names.isolated_by(*id).is_none_or(|by| by == isolated_by)
-                && state.policies.get(id).is_some_and(|now| says_the_same(now, wanted, numbering))
+                && state
+                    .policies
+                    .get(id)
+                    .is_some_and(|now| says_the_same(now, wanted, numbering))
         });
         let id = found.unwrap_or_else(|| free.take());
         taken.insert(id);
@@ -363,7 +530,8 @@ fn says_the_same(now: &PolicyState, wanted: &PolicyState, numbering: &Numbering)
                 Some(Some(parent)) => parent,
                 None => number,
             };
-            now.rows.get(old).or(now.default.as_ref()) == wanted.rows.get(number).or(wanted.default.as_ref())
+            now.rows.get(old).or(now.default.as_ref())
+                == wanted.rows.get(number).or(wanted.default.as_ref())
         })
 }
 
@@ -372,7 +540,9 @@ fn policy_ids(want: &Want, ids: &[u32]) -> ([u32; 2], [u32; 2]) {
         WantPolicies::Closed => ([policy::id::CLOSED; 2], [policy::id::CLOSED; 2]),
         WantPolicies::Open => ([policy::id::NONE; 2], [policy::id::NONE; 2]),
         WantPolicies::Compiled(wanted) => {
-            let id = |index: Option<PolicyIx>| index.map_or(policy::id::NONE, |index| ids[index as usize]);
+            let id = |index: Option<PolicyIx>| {
+                index.map_or(policy::id::NONE, |index| ids[index as usize])
+            };
             (wanted.ingress.map(id), wanted.egress.map(id))
         }
     }
@@ -395,7 +565,12 @@ impl Writer {
             .after
             .endpoints
             .iter()
-            .filter(|(ifindex, now)| desired.endpoints.get(ifindex).is_none_or(|want| want.uid != now.uid))
+            .filter(|(ifindex, now)| {
+                desired
+                    .endpoints
+                    .get(ifindex)
+                    .is_none_or(|want| want.uid != now.uid)
+            })
             .map(|(ifindex, now)| (*ifindex, now.slot))
             .collect();
         for (ifindex, slot) in gone {
@@ -403,21 +578,33 @@ impl Writer {
             if !desired.endpoints.contains_key(&ifindex) {
                 self.push(Action::DropEndpoint { ifindex });
             }
-            let generation = self.after.slots.get(&slot).copied().unwrap_or(0).wrapping_add(1);
+            let generation = self
+                .after
+                .slots
+                .get(&slot)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(1);
             self.push(Action::PutSlot { slot, generation });
         }
     }
 
     fn leaves(&mut self, desired: &Desired, sets: &SetIds) {
         for (id, set) in &sets.new {
-            self.push(Action::PutSet { id: *id, set: set.clone() });
+            self.push(Action::PutSet {
+                id: *id,
+                set: set.clone(),
+            });
         }
         for service in desired.services.difference(&self.after.services.clone()) {
             self.push(Action::PutService { service: *service });
         }
         for (addr, own) in &desired.nodes {
             if self.after.nodes.get(addr) != Some(&if *own { 1 } else { 2 }) {
-                self.push(Action::PutNode { addr: *addr, own: *own });
+                self.push(Action::PutNode {
+                    addr: *addr,
+                    own: *own,
+                });
             }
         }
         for id in desired.cgroups.difference(&self.after.cgroups.clone()) {
@@ -426,20 +613,37 @@ impl Writer {
     }
 
     /// Under policies in force a fresh number gets its parent's cell, or where it has none (`direct`) the wanted one.
-    fn rows_of_fresh_identities(&mut self, state: &State, numbering: &Numbering, cells: &Cells, ids: &[u32]) {
+    fn rows_of_fresh_identities(
+        &mut self,
+        state: &State,
+        numbering: &Numbering,
+        cells: &Cells,
+        ids: &[u32],
+    ) {
         let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
         let wanted: BTreeMap<u32, &PolicyState> = ids.iter().copied().zip(&cells.0).collect();
         for (id, now) in &state.policies {
             for (number, parent) in &numbering.fresh {
                 let cell = match parent {
-                    Some(parent) if in_use.contains(id) || wanted.contains_key(id) => now.rows.get(parent),
+                    Some(parent) if in_use.contains(id) || wanted.contains_key(id) => {
+                        now.rows.get(parent)
+                    }
                     None => wanted.get(id).and_then(|wanted| wanted.rows.get(number)),
                     Some(_) => None,
                 };
                 if let Some(cell) = cell
-                    && self.after.policies.get(id).and_then(|policy| policy.rows.get(number)) != Some(cell)
+                    && self
+                        .after
+                        .policies
+                        .get(id)
+                        .and_then(|policy| policy.rows.get(number))
+                        != Some(cell)
                 {
-                    self.push(Action::PutRow { policy: *id, identity: *number, cell: *cell });
+                    self.push(Action::PutRow {
+                        policy: *id,
+                        identity: *number,
+                        cell: *cell,
+                    });
                 }
             }
         }
@@ -449,13 +653,21 @@ impl Writer {
         for (prefix, pair) in &atoms.prefixes {
             let known = self.after.cidrs.get(prefix).copied();
             // A prefix that is new to the kernel may stand only for what it stood for.
-            if known != Some(staged[pair]) && (known.is_some() || atoms.wanted_prefixes.contains(prefix)) {
-                self.push(Action::PutCidr { prefix: *prefix, identity: staged[pair] });
+            if known != Some(staged[pair])
+                && (known.is_some() || atoms.wanted_prefixes.contains(prefix))
+            {
+                self.push(Action::PutCidr {
+                    prefix: *prefix,
+                    identity: staged[pair],
+                });
             }
         }
         for (addr, pair) in &atoms.addresses {
             if self.after.peers.get(addr) != Some(&staged[pair]) {
-                self.push(Action::PutPeer { addr: *addr, identity: staged[pair] });
+                self.push(Action::PutPeer {
+                    addr: *addr,
+                    identity: staged[pair],
+                });
             }
         }
     }
@@ -463,10 +675,15 @@ impl Writer {
     /// Settings; `widening` = before the swap, when what is only in the old tables still counts.
     fn config(&mut self, desired: &Desired, widening: bool) {
         let mut config = desired.config;
-        let services = !self.after.services.is_empty() && (widening || !desired.services.is_empty());
+        let services =
+            !self.after.services.is_empty() && (widening || !desired.services.is_empty());
         config.flags &= !(config_flags::SERVICES | config_flags::CIDRS);
         config.flags |= if services { config_flags::SERVICES } else { 0 };
-        config.flags |= if self.after.cidrs.is_empty() { 0 } else { config_flags::CIDRS };
+        config.flags |= if self.after.cidrs.is_empty() {
+            0
+        } else {
+            config_flags::CIDRS
+        };
         if config != self.after.config {
             self.push(Action::PutConfig { config });
         }
@@ -479,7 +696,11 @@ impl Writer {
             }
             for (identity, cell) in &wanted.rows {
                 if Some(cell) != wanted.default.as_ref() {
-                    self.push(Action::PutRow { policy: *id, identity: *identity, cell: *cell });
+                    self.push(Action::PutRow {
+                        policy: *id,
+                        identity: *identity,
+                        cell: *cell,
+                    });
                 }
             }
             if let Some(cell) = wanted.default {
@@ -488,7 +709,14 @@ impl Writer {
         }
     }
 
-    fn endpoints(&mut self, state: &State, desired: &Desired, atoms: &Atoms, numbering: &Numbering, ids: &[u32]) {
+    fn endpoints(
+        &mut self,
+        state: &State,
+        desired: &Desired,
+        atoms: &Atoms,
+        numbering: &Numbering,
+        ids: &[u32],
+    ) {
         // Where an address moved straight to another identity, whoever tells the two apart has to look at its open connections again.
         let moved: BTreeSet<(u32, u32)> = atoms
             .addresses
@@ -498,7 +726,10 @@ impl Writer {
             .filter(|(from, to)| from != to && !matches!(numbering.fresh.get(to), Some(Some(_))))
             .collect();
         for (ifindex, want) in &desired.endpoints {
-            let now = state.endpoints.get(ifindex).filter(|now| now.uid == want.uid);
+            let now = state
+                .endpoints
+                .get(ifindex)
+                .filter(|now| now.uid == want.uid);
             let (ingress, egress) = policy_ids(want, ids);
             let mut endpoint = Endpoint {
                 v4: want.addresses[addr::V4],
@@ -513,29 +744,55 @@ impl Writer {
                 let tells_apart = policies_of(now).any(|id| self.tells_apart(id, &moved));
                 if endpoint != *now || tells_apart {
                     endpoint.revision = now.revision.wrapping_add(1);
-                    self.push(Action::PutEndpoint { ifindex: *ifindex, endpoint });
+                    self.push(Action::PutEndpoint {
+                        ifindex: *ifindex,
+                        endpoint,
+                    });
                 }
                 continue;
             }
-            let Some(slot) = self.free_slot() else { continue };
-            let generation = self.after.slots.get(&slot).copied().unwrap_or(0).wrapping_add(1);
+            let Some(slot) = self.free_slot() else {
+                continue;
+            };
+            let generation = self
+                .after
+                .slots
+                .get(&slot)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(1);
             self.push(Action::PutSlot { slot, generation });
             endpoint.slot = slot;
             endpoint.generation = generation as u8;
             endpoint.revision = 1;
-            self.push(Action::PutEndpoint { ifindex: *ifindex, endpoint });
+            self.push(Action::PutEndpoint {
+                ifindex: *ifindex,
+                endpoint,
+            });
         }
     }
 
     fn tells_apart(&self, policy: u32, moved: &BTreeSet<(u32, u32)>) -> bool {
-        let Some(policy) = self.after.policies.get(&policy) else { return false };
-        moved.iter().any(|(from, to)| policy.rows.get(from).or(policy.default.as_ref()) != policy.rows.get(to).or(policy.default.as_ref()))
+        let Some(policy) = self.after.policies.get(&policy) else {
+            return false;
+        };
+        moved.iter().any(|(from, to)| {
+            policy.rows.get(from).or(policy.default.as_ref())
+                != policy.rows.get(to).or(policy.default.as_ref())
+        })
     }
 
     /// A slot that nobody has; of those that were used before, the one with the fewest generations, so that numbers come back as late as possible.
     fn free_slot(&self) -> Option<u16> {
-        let taken: BTreeSet<u16> = self.after.endpoints.values().map(|endpoint| endpoint.slot).collect();
-        (1..SLOTS as u16).filter(|slot| !taken.contains(slot)).min_by_key(|slot| (self.after.slots.get(slot).copied().unwrap_or(0), *slot))
+        let taken: BTreeSet<u16> = self
+            .after
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.slot)
+            .collect();
+        (1..SLOTS as u16)
+            .filter(|slot| !taken.contains(slot))
+            .min_by_key(|slot| (self.after.slots.get(slot).copied().unwrap_or(0), *slot))
     }
 
     /// Steps 5 and 6.
@@ -548,7 +805,10 @@ impl Writer {
                     moves.push(Action::DropCidr { prefix: *prefix });
                 }
             } else if self.after.cidrs.get(prefix) != Some(&last) {
-                moves.push(Action::PutCidr { prefix: *prefix, identity: last });
+                moves.push(Action::PutCidr {
+                    prefix: *prefix,
+                    identity: last,
+                });
             }
         }
         for (addr, pair) in &atoms.addresses {
@@ -556,18 +816,29 @@ impl Writer {
             if !atoms.wanted_addresses.contains(addr) {
                 moves.push(Action::DropPeer { addr: *addr });
             } else if self.after.peers.get(addr) != Some(&last) {
-                moves.push(Action::PutPeer { addr: *addr, identity: last });
+                moves.push(Action::PutPeer {
+                    addr: *addr,
+                    identity: last,
+                });
             }
         }
         self.behind_barrier(moves);
         let mut removals = Vec::new();
-        let in_use: BTreeSet<u32> = self.after.endpoints.values().flat_map(policies_of).collect();
+        let in_use: BTreeSet<u32> = self
+            .after
+            .endpoints
+            .values()
+            .flat_map(policies_of)
+            .collect();
         let identities: BTreeSet<u32> = used_identities(&self.after);
         for (id, policy) in &self.after.policies {
             let unused = !in_use.contains(id);
             for identity in policy.rows.keys() {
                 if unused || !identities.contains(identity) {
-                    removals.push(Action::DropRow { policy: *id, identity: *identity });
+                    removals.push(Action::DropRow {
+                        policy: *id,
+                        identity: *identity,
+                    });
                 }
             }
             if unused && policy.default.is_some() {
@@ -579,13 +850,48 @@ impl Writer {
             .policies
             .iter()
             .filter(|(id, _)| in_use.contains(id))
-            .flat_map(|(_, policy)| policy.rows.iter().filter(|(identity, _)| identities.contains(identity)).map(|(_, cell)| cell).chain(&policy.default))
-            .filter_map(|cell| if let CellState::Ports(set) = cell { Some(*set) } else { None })
+            .flat_map(|(_, policy)| {
+                policy
+                    .rows
+                    .iter()
+                    .filter(|(identity, _)| identities.contains(identity))
+                    .map(|(_, cell)| cell)
+                    .chain(&policy.default)
+            })
+            .filter_map(|cell| {
+                if let CellState::Ports(set) = cell {
+                    Some(*set)
+                } else {
+                    None
+                }
+            })
             .collect();
-        removals.extend(self.after.sets.keys().filter(|id| !sets.contains(id)).map(|id| Action::DropSet { id: *id }));
-        removals.extend(self.after.services.difference(&desired.services).map(|service| Action::DropService { service: *service }));
-        removals.extend(self.after.nodes.keys().filter(|addr| !desired.nodes.contains_key(*addr)).map(|addr| Action::DropNode { addr: *addr }));
-        removals.extend(self.after.cgroups.difference(&desired.cgroups).map(|id| Action::DropCgroup { id: *id }));
+        removals.extend(
+            self.after
+                .sets
+                .keys()
+                .filter(|id| !sets.contains(id))
+                .map(|id| Action::DropSet { id: *id }),
+        );
+        removals.extend(
+            self.after
+                .services
+                .difference(&desired.services)
+                .map(|service| Action::DropService { service: *service }),
+        );
+        removals.extend(
+            self.after
+                .nodes
+                .keys()
+                .filter(|addr| !desired.nodes.contains_key(*addr))
+                .map(|addr| Action::DropNode { addr: *addr }),
+        );
+        removals.extend(
+            self.after
+                .cgroups
+                .difference(&desired.cgroups)
+                .map(|id| Action::DropCgroup { id: *id }),
+        );
         self.behind_barrier(removals);
         self.config(desired, false);
     }
@@ -614,7 +920,10 @@ pub fn address_bytes(address: IpAddr) -> Addr {
 #[must_use]
 pub fn prefix(net: &IpNet) -> Prefix {
     match net {
-        IpNet::V4(net) => (96 + u32::from(net.prefix_len()), addr::mapped(net.network().octets())),
+        IpNet::V4(net) => (
+            96 + u32::from(net.prefix_len()),
+            addr::mapped(net.network().octets()),
+        ),
         IpNet::V6(net) => (u32::from(net.prefix_len()), net.network().octets()),
     }
 }

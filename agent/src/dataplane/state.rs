@@ -39,15 +39,27 @@ pub enum CellState {
 impl From<CellState> for Cell {
     fn from(cell: CellState) -> Self {
         match cell {
-            CellState::All(action, rule) => Self { action, rule_or_set: rule, valid: 1 },
-            CellState::Ports(set) => Self { action: action::BY_PORT, rule_or_set: set, valid: 1 },
+            CellState::All(action, rule) => Self {
+                action,
+                rule_or_set: rule,
+                valid: 1,
+            },
+            CellState::Ports(set) => Self {
+                action: action::BY_PORT,
+                rule_or_set: set,
+                valid: 1,
+            },
         }
     }
 }
 
 impl From<Cell> for CellState {
     fn from(cell: Cell) -> Self {
-        if cell.action == action::BY_PORT { Self::Ports(cell.rule_or_set) } else { Self::All(cell.action, cell.rule_or_set) }
+        if cell.action == action::BY_PORT {
+            Self::Ports(cell.rule_or_set)
+        } else {
+            Self::All(cell.action, cell.rule_or_set)
+        }
     }
 }
 
@@ -78,28 +90,81 @@ pub struct State {
 
 /// One write. What can be half done (a spilled port set) is ordered inside so that nothing refers to the missing half.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is a map write under the field's own name")]
+#[expect(
+    missing_docs,
+    reason = "each is a map write under the field's own name"
+)]
 pub enum Action {
-    PutSet { id: u32, set: PortSet },
-    DropSet { id: u32 },
-    PutRow { policy: u32, identity: u32, cell: CellState },
-    DropRow { policy: u32, identity: u32 },
-    PutDefault { policy: u32, cell: CellState },
-    DropDefault { policy: u32 },
-    PutPeer { addr: Addr, identity: u32 },
-    DropPeer { addr: Addr },
-    PutCidr { prefix: Prefix, identity: u32 },
-    DropCidr { prefix: Prefix },
-    PutSlot { slot: u16, generation: u32 },
-    PutEndpoint { ifindex: u32, endpoint: Endpoint },
-    DropEndpoint { ifindex: u32 },
-    PutService { service: (Addr, u16, u8) },
-    DropService { service: (Addr, u16, u8) },
-    PutNode { addr: Addr, own: bool },
-    DropNode { addr: Addr },
-    PutCgroup { id: u64 },
-    DropCgroup { id: u64 },
-    PutConfig { config: Config },
+    PutSet {
+        id: u32,
+        set: PortSet,
+    },
+    DropSet {
+        id: u32,
+    },
+    PutRow {
+        policy: u32,
+        identity: u32,
+        cell: CellState,
+    },
+    DropRow {
+        policy: u32,
+        identity: u32,
+    },
+    PutDefault {
+        policy: u32,
+        cell: CellState,
+    },
+    DropDefault {
+        policy: u32,
+    },
+    PutPeer {
+        addr: Addr,
+        identity: u32,
+    },
+    DropPeer {
+        addr: Addr,
+    },
+    PutCidr {
+        prefix: Prefix,
+        identity: u32,
+    },
+    DropCidr {
+        prefix: Prefix,
+    },
+    PutSlot {
+        slot: u16,
+        generation: u32,
+    },
+    PutEndpoint {
+        ifindex: u32,
+        endpoint: Endpoint,
+    },
+    DropEndpoint {
+        ifindex: u32,
+    },
+    PutService {
+        service: (Addr, u16, u8),
+    },
+    DropService {
+        service: (Addr, u16, u8),
+    },
+    PutNode {
+        addr: Addr,
+        own: bool,
+    },
+    DropNode {
+        addr: Addr,
+    },
+    PutCgroup {
+        id: u64,
+    },
+    DropCgroup {
+        id: u64,
+    },
+    PutConfig {
+        config: Config,
+    },
     /// Wait until no program runs that began before: what was unlinked above may be removed or reused below.
     Barrier,
 }
@@ -110,14 +175,26 @@ impl State {
         match action {
             Action::PutSet { id, set } => drop(self.sets.insert(*id, set.clone())),
             Action::DropSet { id } => drop(self.sets.remove(id)),
-            Action::PutRow { policy, identity, cell } => drop(self.policies.entry(*policy).or_default().rows.insert(*identity, *cell)),
+            Action::PutRow {
+                policy,
+                identity,
+                cell,
+            } => drop(
+                self.policies
+                    .entry(*policy)
+                    .or_default()
+                    .rows
+                    .insert(*identity, *cell),
+            ),
             Action::DropRow { policy, identity } => {
                 if let Some(state) = self.policies.get_mut(policy) {
                     state.rows.remove(identity);
                 }
                 self.forget_if_empty(*policy);
             }
-            Action::PutDefault { policy, cell } => self.policies.entry(*policy).or_default().default = Some(*cell),
+            Action::PutDefault { policy, cell } => {
+                self.policies.entry(*policy).or_default().default = Some(*cell)
+            }
             Action::DropDefault { policy } => {
                 if let Some(state) = self.policies.get_mut(policy) {
                     state.default = None;
@@ -129,11 +206,15 @@ impl State {
             Action::PutCidr { prefix, identity } => drop(self.cidrs.insert(*prefix, *identity)),
             Action::DropCidr { prefix } => drop(self.cidrs.remove(prefix)),
             Action::PutSlot { slot, generation } => drop(self.slots.insert(*slot, *generation)),
-            Action::PutEndpoint { ifindex, endpoint } => drop(self.endpoints.insert(*ifindex, *endpoint)),
+            Action::PutEndpoint { ifindex, endpoint } => {
+                self.endpoints.insert(*ifindex, *endpoint);
+            }
             Action::DropEndpoint { ifindex } => drop(self.endpoints.remove(ifindex)),
             Action::PutService { service } => drop(self.services.insert(*service)),
             Action::DropService { service } => drop(self.services.remove(service)),
-            Action::PutNode { addr, own } => drop(self.nodes.insert(*addr, if *own { 1 } else { 2 })),
+            Action::PutNode { addr, own } => {
+                self.nodes.insert(*addr, if *own { 1 } else { 2 });
+            }
             Action::DropNode { addr } => drop(self.nodes.remove(addr)),
             Action::PutCgroup { id } => drop(self.cgroups.insert(*id)),
             Action::DropCgroup { id } => drop(self.cgroups.remove(id)),
@@ -143,7 +224,11 @@ impl State {
     }
 
     fn forget_if_empty(&mut self, policy: u32) {
-        if self.policies.get(&policy).is_some_and(|state| state.default.is_none() && state.rows.is_empty()) {
+        if self
+            .policies
+            .get(&policy)
+            .is_some_and(|state| state.default.is_none() && state.rows.is_empty())
+        {
             self.policies.remove(&policy);
         }
     }
@@ -151,18 +236,28 @@ impl State {
     /// The identity of an address that is not in `peers`.
     #[must_use]
     pub fn identity_by_prefix(&self, addr: &Addr) -> u32 {
-        Longest::new(&self.cidrs).find(addr, 128).copied().unwrap_or(WORLD)
+        Longest::new(&self.cidrs)
+            .find(addr, 128)
+            .copied()
+            .unwrap_or(WORLD)
     }
 }
 
 /// The same look-ups as the kernel's, for `explain --at-maps`, tests, and whoever asks what the kernel would say.
 impl Lookup for State {
     fn identity(&self, addr: &Addr) -> u32 {
-        self.peers.get(addr).copied().unwrap_or_else(|| self.identity_by_prefix(addr))
+        self.peers
+            .get(addr)
+            .copied()
+            .unwrap_or_else(|| self.identity_by_prefix(addr))
     }
 
     fn row(&self, policy: u32, identity: u32) -> Option<Cell> {
-        self.policies.get(&policy)?.rows.get(&identity).map(|cell| Cell::from(*cell))
+        self.policies
+            .get(&policy)?
+            .rows
+            .get(&identity)
+            .map(|cell| Cell::from(*cell))
     }
 
     fn default(&self, policy: u32) -> Option<Cell> {
@@ -170,9 +265,17 @@ impl Lookup for State {
     }
 
     fn ports(&self, set: u32, protocol: u8, port: u16) -> Decision {
-        let Some(set) = self.sets.get(&set) else { return Decision::NOT_READY };
-        let range = set.ranges.iter().find(|(of, first, last, ..)| *of == protocol && *first <= port && port <= *last);
-        range.map_or_else(|| Decision::of(set.otherwise.0, set.otherwise.1), |(.., action, rule)| Decision::of(*action, *rule))
+        let Some(set) = self.sets.get(&set) else {
+            return Decision::NOT_READY;
+        };
+        let range = set
+            .ranges
+            .iter()
+            .find(|(of, first, last, ..)| *of == protocol && *first <= port && port <= *last);
+        range.map_or_else(
+            || Decision::of(set.otherwise.0, set.otherwise.1),
+            |(.., action, rule)| Decision::of(*action, *rule),
+        )
     }
 }
 
@@ -187,20 +290,30 @@ impl<'a, V> Longest<'a, V> {
     #[must_use]
     pub fn new(map: &'a BTreeMap<Prefix, V>) -> Self {
         let lengths: BTreeSet<u32> = map.keys().map(|(length, _)| *length).collect();
-        Self { map, lengths: lengths.into_iter().rev().collect() }
+        Self {
+            map,
+            lengths: lengths.into_iter().rev().collect(),
+        }
     }
 
     /// The value of the longest prefix of at most `at_most` bits that holds `addr`.
     #[must_use]
     pub fn find(&self, addr: &Addr, at_most: u32) -> Option<&'a V> {
-        self.lengths.iter().filter(|length| **length <= at_most).find_map(|length| self.map.get(&(*length, masked(addr, *length))))
+        self.lengths
+            .iter()
+            .filter(|length| **length <= at_most)
+            .find_map(|length| self.map.get(&(*length, masked(addr, *length))))
     }
 }
 
 /// `addr` with all but its first `length` bits cleared.
 #[must_use]
 pub fn masked(addr: &Addr, length: u32) -> Addr {
-    let mask = if length == 0 { 0 } else { u128::MAX << (128 - length.min(128)) };
+    let mask = if length == 0 {
+        0
+    } else {
+        u128::MAX << (128 - length.min(128))
+    };
     (u128::from_be_bytes(*addr) & mask).to_be_bytes()
 }
 
@@ -216,7 +329,9 @@ impl PortSet {
             ..L4Set::default()
         };
         if !self.is_spilled() {
-            for (slot, (protocol, first, last, action, rule)) in record.ranges.iter_mut().zip(&self.ranges) {
+            for (slot, (protocol, first, last, action, rule)) in
+                record.ranges.iter_mut().zip(&self.ranges)
+            {
                 slot.protocol = *protocol;
                 slot.action = *action as u8;
                 slot.first = *first;
@@ -236,9 +351,13 @@ impl PortSet {
 
     /// The ranges as port prefixes: protocol, port, bits of the port that count, action, rule.
     pub fn prefixes(&self) -> impl Iterator<Item = (u8, u16, u32, u32, u32)> + '_ {
-        self.ranges.iter().flat_map(|(protocol, first, last, action, rule)| {
-            port_prefixes(*first, *last).into_iter().map(move |(port, bits)| (*protocol, port, bits, *action, *rule))
-        })
+        self.ranges
+            .iter()
+            .flat_map(|(protocol, first, last, action, rule)| {
+                port_prefixes(*first, *last)
+                    .into_iter()
+                    .map(move |(port, bits)| (*protocol, port, bits, *action, *rule))
+            })
     }
 }
 
@@ -248,7 +367,11 @@ fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
     let mut at = u32::from(first);
     let end = u32::from(last) + 1;
     while at < end {
-        let aligned = if at == 0 { 16 } else { at.trailing_zeros().min(16) };
+        let aligned = if at == 0 {
+            16
+        } else {
+            at.trailing_zeros().min(16)
+        };
         let fits = (end - at).ilog2();
         let bits = aligned.min(fits);
         blocks.push((at as u16, 16 - bits));
@@ -260,14 +383,26 @@ fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
 /// Keys of `pc_services`.
 #[must_use]
 pub fn service_key((addr, port, protocol): (Addr, u16, u8)) -> ServiceKey {
-    ServiceKey { addr, port, protocol, reserved: 0 }
+    ServiceKey {
+        addr,
+        port,
+        protocol,
+        reserved: 0,
+    }
 }
 
 /// Policies that endpoints refer to, and ids that nobody may take away from under them.
 #[must_use]
 pub fn policies_of(endpoint: &Endpoint) -> impl Iterator<Item = u32> {
-    let all = [endpoint.ingress, endpoint.egress, endpoint.pending_ingress, endpoint.pending_egress];
-    all.into_iter().flatten().filter(|id| *id >= policy::id::FIRST)
+    let all = [
+        endpoint.ingress,
+        endpoint.egress,
+        endpoint.pending_ingress,
+        endpoint.pending_egress,
+    ];
+    all.into_iter()
+        .flatten()
+        .filter(|id| *id >= policy::id::FIRST)
 }
 
 #[cfg(test)]
@@ -276,7 +411,15 @@ mod tests {
 
     #[test]
     fn port_prefixes_cover_exactly_their_range() {
-        for (first, last) in [(0, 65_535), (1, 65_535), (80, 80), (8000, 8999), (0, 0), (65_535, 65_535), (32_768, 60_999)] {
+        for (first, last) in [
+            (0, 65_535),
+            (1, 65_535),
+            (80, 80),
+            (8000, 8999),
+            (0, 0),
+            (65_535, 65_535),
+            (32_768, 60_999),
+        ] {
             let mut covered = 0_u32;
             let mut next = u32::from(first);
             for (port, bits) in port_prefixes(first, last) {
@@ -293,7 +436,10 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let addr = portcullis_common::addr::mapped([10, 1, 2, 3]);
-        let map = BTreeMap::from([((96 + 8, masked(&addr, 104)), 2), ((96 + 24, masked(&addr, 120)), 3)]);
+        let map = BTreeMap::from([
+            ((96 + 8, masked(&addr, 104)), 2),
+            ((96 + 24, masked(&addr, 120)), 3),
+        ]);
         let longest = Longest::new(&map);
         assert_eq!(longest.find(&addr, 128), Some(&3));
         assert_eq!(longest.find(&addr, 119), Some(&2));

@@ -9,7 +9,11 @@ use std::path::Path;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
 
 /// Attaches a program to a cgroup beside whatever is there (Linux 5.7), and gives back the link.
-pub(super) fn cgroup_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<OwnedFd> {
+pub(super) fn cgroup_link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
     // SAFETY: all fields are integers; zero is their absence.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
@@ -52,8 +56,19 @@ pub(super) fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> 
     call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+pub(super) fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` lives through the call and has the size that is passed.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
 }

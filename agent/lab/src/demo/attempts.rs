@@ -194,7 +194,7 @@ pub(super) fn still_open(stage: &mut Stage) -> bool {
     asked.and_then(|()| stream.read_exact(&mut echo)).is_ok() && &echo == b"ping"
 }
 
-/// The links pinned below `directory`, where they are told by their path; else every pin. A link that was replaced is another inode.
+/// The links pinned below `directory`. A link that was replaced is another inode.
 pub(super) fn pins(directory: &Path) -> Vec<Pin> {
     let mut pending = vec![directory.to_owned()];
     let mut found = Vec::new();
@@ -202,17 +202,12 @@ pub(super) fn pins(directory: &Path) -> Vec<Pin> {
         for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => pending.push(entry.path()),
-                Ok(metadata) => found.push((entry.path(), metadata.ino())),
-                Err(_) => {}
+                Ok(metadata) if path.ends_with("links") => {
+                    found.push((entry.path(), metadata.ino()));
+                }
+                _ => {}
             }
         }
-    }
-    let is_link = |(path, _): &Pin| {
-        path.strip_prefix(directory)
-            .is_ok_and(|path| path.to_string_lossy().contains("link"))
-    };
-    if found.iter().any(is_link) {
-        found.retain(is_link);
     }
     found.sort();
     found

@@ -278,7 +278,7 @@ fn adopted(stage: &mut Stage) -> Result<Outcome> {
     let all = stage.pins.len();
     let ok = all > 0 && kept == all && theft.ok && evil.is_err() && alive;
     let got = format!(
-        "in sync after {} ms; {kept} of {all} pins are the same; the open connection {}",
+        "in sync after {} ms; {kept} of {all} links are the same; the open connection {}",
         took.as_millis(),
         if alive { "echoes" } else { "is dead" }
     );

@@ -14,8 +14,6 @@ pub(super) fn convert(metadata: Metadata, fields: &Fields, problems: &mut Proble
     let path = Path::Root.field("status");
     let result = addresses(fields, &path, problems, &mut node);
     problems.note(result);
-    node.addresses.sort_unstable();
-    node.addresses.dedup();
     node
 }
 
@@ -42,7 +40,10 @@ fn addresses(
                 _ => Ok(None),
             }
         };
-        node.addresses.extend(problems.note(read()).flatten());
+        // In the object's order: the first one of a family stands for the node.
+        let address = problems.note(read()).flatten();
+        node.addresses
+            .extend(address.filter(|address| !node.addresses.contains(address)));
     }
     Ok(())
 }

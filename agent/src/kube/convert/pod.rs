@@ -129,11 +129,15 @@ impl<'v> Core<'v> {
 /// `podIPs`, else `podIP` (A2).
 fn addresses(status: &Fields, problems: &mut Problems) -> Vec<IpAddr> {
     let path = Path::Root.field("status");
+    // In the object's order: the first one's family is the pod's own.
     let mut addresses = Vec::new();
     let mut add = |text: &str, path: &Path<'_>, problems: &mut Problems| {
         // The kubelet writes an empty one while there is none.
-        if !text.is_empty() {
-            addresses.extend(problems.note(field::address(text, path)));
+        if !text.is_empty()
+            && let Some(address) = problems.note(field::address(text, path))
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
         }
     };
     let list = problems
@@ -154,8 +158,6 @@ fn addresses(status: &Fields, problems: &mut Problems) -> Vec<IpAddr> {
     {
         add(text, &path.field("podIP"), problems);
     }
-    addresses.sort_unstable();
-    addresses.dedup();
     addresses
 }
 

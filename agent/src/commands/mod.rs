@@ -1,0 +1,49 @@
+//! What the verbs of the command line print, once `cli` knows what was typed.
+//!
+//! Each writes to the `out` that it is given and returns an exit code; a reader that goes away early (`| head`) is a success. Errors are chains that
+//! `failure` turns into three lines.
+
+pub mod bpf;
+pub mod explain;
+pub mod status;
+pub mod table;
+pub mod uninstall;
+
+use std::io;
+use std::path::Path;
+
+use crate::dataplane::preflight;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+/// API version of every JSON object that a command prints.
+pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+
+/// Whether an agent with these settings can run here. Leaves nothing behind.
+pub fn preflight(settings: &Settings) -> Result<(), Failure> {
+    preflight_at(&settings.bpffs)
+}
+
+/// The same for whoever has no settings.
+pub fn preflight_at(bpffs: &Path) -> Result<(), Failure> {
+    preflight::check(bpffs).map_err(|error| Failure::from(anyhow::Error::from(error)))
+}
+
+/// A closed pipe is no error.
+pub fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_a_success_and_a_full_disk_is_not() {
+        assert!(unless_closed(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(unless_closed(Err(io::ErrorKind::StorageFull.into())).is_err());
+    }
+}
