@@ -6,7 +6,7 @@
 //! ```
 //! | variable | is |
 //! |---|---|
-//! | `PORTCULLIS_BIN` | the binary; else the newest build in ../target |
+//! | `PORTCULLIS_BIN` | the binary |
 //! | `PORTCULLIS_WORLDS` | how many worlds each test tries |
 //! | `PORTCULLIS_SEED` | the first seed, so that a failure can be seen again with one world |
 //! | `PORTCULLIS_LONG` | `1`: five times the worlds |
@@ -22,7 +22,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use portcullis_tests::binary;
 use portcullis_tests::oracle::{Answer, Oracle, Reason, Side, SideVerdict, Verdict};
+use portcullis_tests::scene::need_root;
 use portcullis_tests::world::{Audience, World, minimise};
 
 /// How often a failing world is tried again to make it small.
@@ -32,7 +34,7 @@ const MINIMISING_STEPS_IN_THE_LAB: usize = 60;
 
 #[test]
 fn the_compiler_agrees_with_the_oracle() {
-    let binary = binary();
+    let binary = binary::portcullis();
     for seed in seeds(300) {
         let world = World::random(seed, Audience::Compiler);
         demand(&world, MINIMISING_STEPS, |world| {
@@ -52,7 +54,7 @@ fn the_programs_agree_with_the_oracle_by_packets() {
 }
 
 fn in_the_lab(how: &str) {
-    let binary = binary();
+    let binary = binary::portcullis();
     need_root();
     let has_endpoints = |world: &World| Oracle::new(&world.objects).busiest_node().is_some();
     let mut definite = 0;
@@ -285,30 +287,6 @@ impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-fn binary() -> PathBuf {
-    if let Some(given) = env::var_os("PORTCULLIS_BIN") {
-        return PathBuf::from(given);
-    }
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    ["release", "debug"]
-        .iter()
-        .map(|profile| target.join(profile).join("portcullis"))
-        .filter(|path| path.is_file())
-        .max_by_key(|path| {
-            fs::metadata(path)
-                .and_then(|metadata| metadata.modified())
-                .ok()
-        })
-        .expect("no portcullis binary: run `cargo xtask build` first, or set PORTCULLIS_BIN")
-}
-
-fn need_root() {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "the lab needs root: run `cargo xtask test` as root"
-    );
 }
 
 /// As many seeds as asked for, printed so that a run can be repeated.

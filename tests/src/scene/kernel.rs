@@ -1,0 +1,154 @@
+//! What a node keeps in the kernel, by identity: pins, the ids behind them, the agent's descriptors.
+//!
+//! Ids are compared, not counts of the whole machine: others load and unload programs at any time. Nothing else can keep an object alive: it has a
+//! pin, a descriptor, or is attached by a link that has one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Programs.
+    Program,
+    /// Maps.
+    Map,
+    /// Links.
+    Link,
+}
+
+impl Kind {
+    /// `BPF_PROG_GET_NEXT_ID` and its like (`enum bpf_cmd`).
+    fn next_id(self) -> i64 {
+        match self {
+            Self::Program => 11,
+            Self::Map => 12,
+            Self::Link => 31,
+        }
+    }
+
+    /// How `/proc/PID/fdinfo` spells the id, the most telling first: a link shows its program too.
+    const SPELLINGS: [(Self, &str); 3] = [
+        (Self::Link, "link_id:"),
+        (Self::Map, "map_id:"),
+        (Self::Program, "prog_id:"),
+    ];
+}
+
+/// Whether an object lives. Ids grow, so one that is gone does not come back as another.
+#[must_use]
+pub fn lives(kind: Kind, id: u32) -> bool {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        start_id: u32,
+        next_id: u32,
+        open_flags: u32,
+    }
+    let mut attributes = Attributes {
+        start_id: id.saturating_sub(1),
+        ..Attributes::default()
+    };
+    call(kind.next_id(), &mut attributes) == 0 && attributes.next_id == id
+}
+
+/// Inode of every pin below a directory, by its path: the same number is the same pin.
+#[must_use]
+pub fn pins(directory: &Path) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(pins(&path)),
+            Ok(metadata) => {
+                found.insert(path.display().to_string(), metadata.ino());
+            }
+            // Removed meanwhile.
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// The objects behind all pins below a directory.
+#[must_use]
+pub fn pinned(directory: &Path) -> BTreeSet<(Kind, u32)> {
+    let ids = pins(directory);
+    ids.keys().map(|path| id_of(Path::new(path))).collect()
+}
+
+/// The object behind one pin.
+#[must_use]
+pub fn id_of(pin: &Path) -> (Kind, u32) {
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    const OBJ_GET: i64 = 7;
+    let path = CString::new(pin.as_os_str().as_bytes()).expect("a path has no zero byte");
+    let mut attributes = Attributes {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let fd = call(OBJ_GET, &mut attributes);
+    assert!(fd >= 0, "{} cannot be opened", pin.display());
+    // SAFETY: the kernel just made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let own = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    object(&fs::read_to_string(own).expect("an open descriptor has its info"))
+        .expect("a pin is a program, a map or a link")
+}
+
+/// The objects that a process holds by descriptors, each as often as it does.
+#[must_use]
+pub fn held(pid: i32) -> Vec<(Kind, u32)> {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter();
+    let infos = infos.flatten().flatten();
+    let mut found: Vec<_> = infos
+        .filter_map(|info| object(&fs::read_to_string(info.path()).ok()?))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// Open descriptors of a process.
+#[must_use]
+pub fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Resident memory of a process, KiB.
+#[must_use]
+pub fn resident(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().split(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+fn object(info: &str) -> Option<(Kind, u32)> {
+    Kind::SPELLINGS.into_iter().find_map(|(kind, spelling)| {
+        let id = info.lines().find_map(|line| line.strip_prefix(spelling))?;
+        Some((kind, id.trim().parse().ok()?))
+    })
+}
+
+fn call<T>(command: i64, attributes: &mut T) -> i64 {
+    // SAFETY: the value is whole, of that size, and outlives the call; so does what it points to.
+    unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>(),
+        )
+    }
+}
