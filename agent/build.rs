@@ -13,5 +13,8 @@ fn main() {
         stub
     });
     println!("cargo::rerun-if-changed={}", object.display());
-    println!("cargo::rustc-env=PORTCULLIS_BPF_OBJECT={}", object.display());
+    println!(
+        "cargo::rustc-env=PORTCULLIS_BPF_OBJECT={}",
+        object.display()
+    );
 }

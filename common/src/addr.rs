@@ -18,14 +18,18 @@ pub const V6: usize = 1;
 #[must_use]
 #[inline(always)]
 pub const fn mapped(v4: [u8; 4]) -> Addr {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
 }
 
 /// Whether `addr` is the mapped form of an IPv4 address.
 #[must_use]
 #[inline(always)]
 pub const fn is_v4(addr: &Addr) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, 0xff, 0xff, ..] = *addr else { return false };
+    let [a, b, c, d, e, f, g, h, i, j, 0xff, 0xff, ..] = *addr else {
+        return false;
+    };
     a | b | c | d | e | f | g | h | i | j == 0
 }
 
@@ -44,5 +48,7 @@ pub const fn join(a: u32, b: u32, c: u32, d: u32) -> Addr {
     let [b0, b1, b2, b3] = b.to_ne_bytes();
     let [c0, c1, c2, c3] = c.to_ne_bytes();
     let [d0, d1, d2, d3] = d.to_ne_bytes();
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+    [
+        a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3,
+    ]
 }

@@ -130,7 +130,11 @@ pub const fn advance(state: u32, protocol: u8, local: bool, tcp_flags: u8) -> u3
     }
     if protocol == TCP {
         if tcp_flags & tcp::FIN != 0 {
-            add |= if local { flags::FIN_LOCAL } else { flags::FIN_REMOTE };
+            add |= if local {
+                flags::FIN_LOCAL
+            } else {
+                flags::FIN_REMOTE
+            };
         }
         if tcp_flags & tcp::RST != 0 {
             add |= flags::RESET;
@@ -145,14 +149,31 @@ pub const fn advance(state: u32, protocol: u8, local: bool, tcp_flags: u8) -> u3
 #[must_use]
 #[inline(always)]
 pub const fn icmp_ports(identifier: u16, endpoint_asked: bool) -> (u16, u16) {
-    if endpoint_asked { (identifier, 0) } else { (0, identifier) }
+    if endpoint_asked {
+        (identifier, 0)
+    } else {
+        (0, identifier)
+    }
 }
 
 /// The key of a connection of `endpoint`.
 #[must_use]
 #[inline(always)]
-pub const fn key(endpoint: &Endpoint, remote: Addr, local_port: u16, remote_port: u16, protocol: u8) -> FlowKey {
-    FlowKey { remote, local_port, remote_port, slot: endpoint.slot, generation: endpoint.generation, protocol }
+pub const fn key(
+    endpoint: &Endpoint,
+    remote: Addr,
+    local_port: u16,
+    remote_port: u16,
+    protocol: u8,
+) -> FlowKey {
+    FlowKey {
+        remote,
+        local_port,
+        remote_port,
+        slot: endpoint.slot,
+        generation: endpoint.generation,
+        protocol,
+    }
 }
 
 #[cfg(test)]
@@ -164,7 +185,11 @@ mod tests {
         let mut state = flags::OUTBOUND;
         assert_eq!(kind(state), 2);
         state |= advance(state, TCP, false, tcp::SYN | tcp::ACK);
-        assert_eq!(state & flags::CONFIRMED, 0, "a SYN-ACK alone leaves it half-open");
+        assert_eq!(
+            state & flags::CONFIRMED,
+            0,
+            "a SYN-ACK alone leaves it half-open"
+        );
         state |= advance(state, TCP, true, tcp::ACK);
         assert_eq!(kind(state), 0);
         assert_eq!(lifetime(state, TCP), 7_600);
@@ -187,7 +212,14 @@ mod tests {
     #[test]
     fn only_a_bare_syn_opens() {
         assert!(tcp::opens(tcp::SYN) && tcp::opens(tcp::SYN | 0x40));
-        for flags in [tcp::ACK, tcp::SYN | tcp::ACK, tcp::SYN | tcp::FIN, tcp::SYN | tcp::RST, 0, tcp::RST] {
+        for flags in [
+            tcp::ACK,
+            tcp::SYN | tcp::ACK,
+            tcp::SYN | tcp::FIN,
+            tcp::SYN | tcp::RST,
+            0,
+            tcp::RST,
+        ] {
             assert!(!tcp::opens(flags), "{flags:#x}");
         }
     }
@@ -195,6 +227,9 @@ mod tests {
     #[test]
     fn an_entry_lives_up_to_its_last_tick() {
         assert!(!expired(101, 100) && !expired(101, 101) && expired(101, 102));
-        assert!(!expired(3, u32::MAX) && expired(u32::MAX, 3), "also where ticks wrap");
+        assert!(
+            !expired(3, u32::MAX) && expired(u32::MAX, 3),
+            "also where ticks wrap"
+        );
     }
 }

@@ -12,7 +12,9 @@ pub const ECS_V4: Addr = addr::mapped([169, 254, 170, 2]);
 /// EKS Pod Identity, 169.254.170.23.
 pub const POD_IDENTITY_V4: Addr = addr::mapped([169, 254, 170, 23]);
 /// EC2 instance metadata over IPv6, fd00:ec2::254.
-pub const IMDS_V6: Addr = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54];
+pub const IMDS_V6: Addr = [
+    0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54,
+];
 /// EKS Pod Identity over IPv6, fd00:ec2::23.
 pub const POD_IDENTITY_V6: Addr = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x23];
 
@@ -59,7 +61,10 @@ fn is_metadata_v4(addr: u32) -> bool {
 #[inline(always)]
 fn halves(addr: &Addr) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
-    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
+    [
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    ]
 }
 
 #[cfg(test)]
@@ -75,13 +80,28 @@ mod tests {
     #[test]
     fn exactly_the_five_addresses_are_guarded() {
         for text in ["169.254.169.254", "169.254.170.2", "169.254.170.23"] {
-            assert!(is_metadata(&addr::mapped(text.parse::<Ipv4Addr>().unwrap().octets())), "{text}");
+            assert!(
+                is_metadata(&addr::mapped(text.parse::<Ipv4Addr>().unwrap().octets())),
+                "{text}"
+            );
         }
         assert!(is_metadata(&v6("fd00:ec2::254")) && is_metadata(&v6("fd00:ec2::23")));
-        for text in ["169.254.169.253", "169.254.169.123", "169.254.170.3", "169.254.1.1"] {
-            assert!(!is_metadata(&addr::mapped(text.parse::<Ipv4Addr>().unwrap().octets())), "{text}");
+        for text in [
+            "169.254.169.253",
+            "169.254.169.123",
+            "169.254.170.3",
+            "169.254.1.1",
+        ] {
+            assert!(
+                !is_metadata(&addr::mapped(text.parse::<Ipv4Addr>().unwrap().octets())),
+                "{text}"
+            );
         }
-        assert!(!is_metadata(&v6("fd00:ec2::253")) && !is_metadata(&v6("fd00:ec2::1:254")) && !is_metadata(&v6("::")));
+        assert!(
+            !is_metadata(&v6("fd00:ec2::253"))
+                && !is_metadata(&v6("fd00:ec2::1:254"))
+                && !is_metadata(&v6("::"))
+        );
         assert!(ADDRESSES.iter().all(is_metadata));
     }
 
@@ -99,7 +119,13 @@ mod tests {
         ] {
             assert!(embeds_metadata(&v6(text)), "{text}");
         }
-        for text in ["::169.254.169.253", "64:ff9b::8.8.8.8", "2002:a9fe:a9fd::1", "2001:db8::a9fe:a9fe", "fd00:ec2::254"] {
+        for text in [
+            "::169.254.169.253",
+            "64:ff9b::8.8.8.8",
+            "2002:a9fe:a9fd::1",
+            "2001:db8::a9fe:a9fe",
+            "fd00:ec2::254",
+        ] {
             assert!(!embeds_metadata(&v6(text)), "{text}");
         }
     }

@@ -24,7 +24,10 @@ pub const ETH_IPV6: u16 = 0x86dd;
 pub const ETH_ARP: u16 = 0x0806;
 
 /// Bytes of a packet from its IP header on.
-#[expect(clippy::len_without_is_empty, reason = "no packet is empty, and nobody asks")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "no packet is empty, and nobody asks"
+)]
 pub trait Packet {
     /// Length from the IP header to the end of the packet, paged parts included.
     fn len(&self) -> u32;
@@ -134,9 +137,18 @@ fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
     let fragment = second & 0x3fff;
     if fragment != 0 {
         parsed.fragment_id = second >> 16;
-        set_fragment(parsed, (fragment & 0x1fff) * 8, fragment & 0x2000 != 0, total - header)?;
+        set_fragment(
+            parsed,
+            (fragment & 0x1fff) * 8,
+            fragment & 0x2000 != 0,
+            total - header,
+        )?;
     }
-    if header == 20 { transport::<P, 20>(packet, parsed, total) } else { packet.finish_rare(parsed, total) }
+    if header == 20 {
+        transport::<P, 20>(packet, parsed, total)
+    } else {
+        packet.finish_rare(parsed, total)
+    }
 }
 
 #[inline(always)]
@@ -181,7 +193,11 @@ fn payload_end<P: Packet>(packet: &P, length: u32, base: u32) -> Result<u32, u8>
             return Ok(len);
         }
         // An IPv6 packet without payload is honest: "no next header" is refused later.
-        return if base == 40 { Ok(40) } else { Err(reason::MALFORMED) };
+        return if base == 40 {
+            Ok(40)
+        } else {
+            Err(reason::MALFORMED)
+        };
     }
     if length + base > len {
         return Err(reason::MALFORMED);
@@ -194,7 +210,9 @@ fn payload_end<P: Packet>(packet: &P, length: u32, base: u32) -> Result<u32, u8>
 fn parse_v6_extended<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
     for index in 0..9 {
         let [next, length, hi, lo, id @ ..] = match parsed.protocol {
-            0 | 60 | 43 | 44 => packet.load::<8>(parsed.transport).ok_or(reason::MALFORMED)?,
+            0 | 60 | 43 | 44 => packet
+                .load::<8>(parsed.transport)
+                .ok_or(reason::MALFORMED)?,
             59 => return Err(reason::MALFORMED),
             _ => return transport::<P, 0>(packet, parsed, total),
         };
@@ -238,7 +256,11 @@ fn parse_v6_extended<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> 
 /// Notes a fragment. A first one must be a multiple of eight bytes; none may reach beyond 65,535; a tiny offset would overwrite ports.
 #[inline(always)]
 fn set_fragment(parsed: &mut Parsed, offset: u32, more: bool, length: u32) -> Result<(), u8> {
-    if (more && length & 7 != 0) || length == 0 || offset + length > 0xffff || (offset != 0 && offset < 20) {
+    if (more && length & 7 != 0)
+        || length == 0
+        || offset + length > 0xffff
+        || (offset != 0 && offset < 20)
+    {
         return Err(reason::FRAGMENT);
     }
     parsed.fragment_start = offset;
@@ -253,7 +275,11 @@ fn set_fragment(parsed: &mut Parsed, offset: u32, more: bool, length: u32) -> Re
 
 /// Reads ports. `AT` is the transport header's offset where it is known at compile time, else 0.
 #[inline(always)]
-fn transport<P: Packet, const AT: usize>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
+fn transport<P: Packet, const AT: usize>(
+    packet: &P,
+    parsed: &mut Parsed,
+    total: u32,
+) -> Result<(), u8> {
     if parsed.fragment >= fragment::LATER {
         return Ok(());
     }
@@ -275,7 +301,9 @@ fn transport<P: Packet, const AT: usize>(packet: &P, parsed: &mut Parsed, total:
             let flags = match AT {
                 20 => packet.fixed::<32, 1>(),
                 40 => packet.fixed::<52, 1>(),
-                _ => packet.load::<4>(parsed.transport + 12).map(|bytes| [u32::from_ne_bytes(bytes)]),
+                _ => packet
+                    .load::<4>(parsed.transport + 12)
+                    .map(|bytes| [u32::from_ne_bytes(bytes)]),
             };
             let [flags] = flags.ok_or(reason::MALFORMED)?;
             let flags = u32::from_be(flags);
@@ -308,13 +336,19 @@ fn transport<P: Packet, const AT: usize>(packet: &P, parsed: &mut Parsed, total:
     Ok(())
 }
 
-
 #[inline(always)]
 fn words<P: Packet, const AT: usize>(packet: &P, parsed: &Parsed) -> Result<[u32; 2], u8> {
     match AT {
         20 => packet.fixed::<20, 2>(),
         40 => packet.fixed::<40, 2>(),
-        _ => packet.load::<8>(parsed.transport).map(|[a, b, c, d, e, f, g, h]| [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]),
+        _ => packet
+            .load::<8>(parsed.transport)
+            .map(|[a, b, c, d, e, f, g, h]| {
+                [
+                    u32::from_ne_bytes([a, b, c, d]),
+                    u32::from_ne_bytes([e, f, g, h]),
+                ]
+            }),
     }
     .ok_or(reason::MALFORMED)
 }
@@ -348,7 +382,11 @@ fn refuse_source_routes<P: Packet>(packet: &P, header: u32) -> Result<(), u8> {
         }
     }
     // The last option ends with the header, not behind it.
-    if option > header { Err(reason::MALFORMED) } else { Ok(()) }
+    if option > header {
+        Err(reason::MALFORMED)
+    } else {
+        Ok(())
+    }
 }
 
 /// The packet that an ICMP error quotes, as its sender wrote it.
@@ -408,7 +446,8 @@ pub fn quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Quoted) -> Res
             quoted.dport = u16::from_be_bytes([c, d]);
         }
         ICMP | ICMPV6 => {
-            quoted.sport = u16::from_be_bytes(packet.load::<2>(ports + 4).ok_or(reason::ICMP_ERROR)?);
+            quoted.sport =
+                u16::from_be_bytes(packet.load::<2>(ports + 4).ok_or(reason::ICMP_ERROR)?);
             quoted.dport = u16::from_be_bytes([a, b]);
         }
         _ => {}
@@ -420,7 +459,10 @@ pub fn quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Quoted) -> Res
 #[must_use]
 #[inline(always)]
 pub const fn is_tunnel_protocol(protocol: u8) -> bool {
-    matches!(protocol, 4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 98 | 115 | 137)
+    matches!(
+        protocol,
+        4 | 41 | 47 | 50 | 51 | 55 | 94 | 97 | 98 | 115 | 137
+    )
 }
 
 /// UDP ports of VXLAN (IANA and Linux's old default) and Geneve.

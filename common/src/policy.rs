@@ -58,23 +58,49 @@ pub struct Decision {
 
 impl Decision {
     /// Nobody isolates the endpoint.
-    pub const NOT_ISOLATED: Self = Self { allow: true, rule: 0, reason: reason::NOT_ISOLATED };
+    pub const NOT_ISOLATED: Self = Self {
+        allow: true,
+        rule: 0,
+        reason: reason::NOT_ISOLATED,
+    };
     /// There is nothing to decide by.
-    pub const NOT_READY: Self = Self { allow: false, rule: 0, reason: reason::NOT_READY };
+    pub const NOT_READY: Self = Self {
+        allow: false,
+        rule: 0,
+        reason: reason::NOT_READY,
+    };
 
     /// From an [`action`] (not `BY_PORT`) and a rule.
     #[inline(always)]
     pub const fn of(action: u32, rule: u32) -> Self {
         if action == action::ALLOW {
-            return Self { allow: true, rule, reason: reason::ALLOW_RULE };
+            return Self {
+                allow: true,
+                rule,
+                reason: reason::ALLOW_RULE,
+            };
         }
-        Self { allow: false, rule, reason: if rule == 0 { reason::DEFAULT_DENY } else { reason::DENY_RULE } }
+        Self {
+            allow: false,
+            rule,
+            reason: if rule == 0 {
+                reason::DEFAULT_DENY
+            } else {
+                reason::DENY_RULE
+            },
+        }
     }
 }
 
 /// What `policy` says of a connection with `peer` to destination `port` (ICMP: type << 8 | code).
 #[inline(always)]
-pub fn decide<T: Lookup>(tables: &T, policy: u32, peer: &Addr, protocol: u8, port: u16) -> Decision {
+pub fn decide<T: Lookup>(
+    tables: &T,
+    policy: u32,
+    peer: &Addr,
+    protocol: u8,
+    port: u16,
+) -> Decision {
     if policy == id::NONE {
         return Decision::NOT_ISOLATED;
     }
@@ -82,7 +108,10 @@ pub fn decide<T: Lookup>(tables: &T, policy: u32, peer: &Addr, protocol: u8, por
         return Decision::NOT_READY;
     }
     let identity = tables.identity(peer);
-    let Some(cell) = tables.row(policy, identity).or_else(|| tables.default(policy)) else {
+    let Some(cell) = tables
+        .row(policy, identity)
+        .or_else(|| tables.default(policy))
+    else {
         return Decision::NOT_READY;
     };
     if cell.valid == 0 {

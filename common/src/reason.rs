@@ -88,7 +88,9 @@ reasons! {
 /// Whether a reason drops; unknown ones do.
 #[must_use]
 pub fn drops(reason: u8) -> bool {
-    ALL.iter().find(|(number, ..)| *number == reason).is_none_or(|(_, _, drops)| *drops)
+    ALL.iter()
+        .find(|(number, ..)| *number == reason)
+        .is_none_or(|(_, _, drops)| *drops)
 }
 
 #[cfg(test)]

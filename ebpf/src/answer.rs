@@ -26,7 +26,15 @@ pub fn blocked(skb: &Skb, parsed: &Parsed) -> i32 {
         (_, true) if !tcp::opens(parsed.tcp_flags) => 0,
         (true, _) if parsed.transport != 20 => 0,
         (false, _) if parsed.transport != 40 => 0,
-        (_, false) if parsed.is_icmp() && !matches!(icmp::classify(parsed.protocol, parsed.icmp_type()), Class::Request) => 0,
+        (_, false)
+            if parsed.is_icmp()
+                && !matches!(
+                    icmp::classify(parsed.protocol, parsed.icmp_type()),
+                    Class::Request
+                ) =>
+        {
+            0
+        }
         (true, true) => answer_reset_v4(skb.raw()),
         (true, false) => answer_prohibited_v4(skb.raw()),
         (false, true) => answer_reset_v6(skb.raw()),
@@ -120,7 +128,12 @@ fn ethernet<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M]) {
 
 /// An IPv4 header with the addresses exchanged.
 #[inline(always)]
-fn header_v4<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M], payload: u16, protocol: u8) {
+fn header_v4<const N: usize, const M: usize>(
+    new: &mut [u8; N],
+    old: &[u8; M],
+    payload: u16,
+    protocol: u8,
+) {
     new[IP] = 0x45;
     put(new, IP + 2, 20 + payload);
     new[IP + 6] = 0x40;
@@ -130,14 +143,22 @@ fn header_v4<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M], p
     new[IP + 16..IP + 20].copy_from_slice(&old[IP + 12..IP + 16]);
     let mut sum = 0;
     for word in 0..10 {
-        sum += u32::from(u16::from_be_bytes([new[IP + 2 * word], new[IP + 2 * word + 1]]));
+        sum += u32::from(u16::from_be_bytes([
+            new[IP + 2 * word],
+            new[IP + 2 * word + 1],
+        ]));
     }
     put(new, IP + 10, fold(sum));
 }
 
 /// An IPv6 header likewise.
 #[inline(always)]
-fn header_v6<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M], payload: u16, protocol: u8) {
+fn header_v6<const N: usize, const M: usize>(
+    new: &mut [u8; N],
+    old: &[u8; M],
+    payload: u16,
+    protocol: u8,
+) {
     new[IP] = 0x60;
     put(new, IP + 4, payload);
     new[IP + 6] = protocol;
@@ -151,7 +172,8 @@ fn header_v6<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M], p
 fn segment<const N: usize, const AT: usize>(new: &mut [u8; N], old: &[u8; N]) {
     new[AT..AT + 2].copy_from_slice(&old[AT + 2..AT + 4]);
     new[AT + 2..AT + 4].copy_from_slice(&old[AT..AT + 2]);
-    let next = u32::from_be_bytes([old[AT + 4], old[AT + 5], old[AT + 6], old[AT + 7]]).wrapping_add(1);
+    let next =
+        u32::from_be_bytes([old[AT + 4], old[AT + 5], old[AT + 6], old[AT + 7]]).wrapping_add(1);
     new[AT + 8..AT + 12].copy_from_slice(&next.to_be_bytes());
     new[AT + 12] = 5 << 4;
     new[AT + 13] = tcp::RST | tcp::ACK;
@@ -187,7 +209,8 @@ fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
 fn send<const N: usize>(skb: &Skb, frame: &[u8; N]) -> Option<()> {
     // SAFETY: the helpers check lengths against the packet; `frame` has `N` bytes.
     let failed = unsafe {
-        bpf_skb_change_tail(skb.raw(), N as u32, 0) != 0 || bpf_skb_store_bytes(skb.raw(), 0, frame.as_ptr().cast(), N as u32, 0) != 0
+        bpf_skb_change_tail(skb.raw(), N as u32, 0) != 0
+            || bpf_skb_store_bytes(skb.raw(), 0, frame.as_ptr().cast(), N as u32, 0) != 0
     };
     (!failed).then_some(())
 }

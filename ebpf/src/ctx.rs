@@ -4,8 +4,8 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_pull_data};
-use portcullis_common::reason;
 use portcullis_common::packet::{self, ETH_IPV4, ETH_IPV6, Packet, Parsed};
+use portcullis_common::reason;
 
 /// Length of an Ethernet header: TC programs on Ethernet devices see it.
 pub const ETHERNET: usize = 14;
@@ -39,13 +39,21 @@ impl Skb {
     /// At a TC hook.
     #[inline(always)]
     pub fn new(raw: *mut __sk_buff, l3: usize) -> Self {
-        Self { raw, l3, direct: true }
+        Self {
+            raw,
+            l3,
+            direct: true,
+        }
     }
 
     /// At a cgroup hook, where nothing can be pulled.
     #[inline(always)]
     pub fn of_cgroup(raw: *mut __sk_buff) -> Self {
-        Self { raw, l3: BARE, direct: false }
+        Self {
+            raw,
+            l3: BARE,
+            direct: false,
+        }
     }
 
     #[inline(always)]
@@ -140,7 +148,9 @@ impl Skb {
     pub fn load_frame<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: the helper writes exactly `N` bytes or fails; it checks the offset against the packet.
-        let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.raw.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
         (failed == 0).then_some(bytes)
     }
 }
@@ -170,18 +180,31 @@ pub fn parse(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Result<(), u8> {
 #[inline(always)]
 pub fn forget(mut value: u64, noise: u64) -> u64 {
     // SAFETY: touches the two registers only.
-    unsafe { asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) value, in(reg) noise, options(pure, nomem, nostack)) };
+    unsafe {
+        asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) value, in(reg) noise, options(pure, nomem, nostack))
+    };
     value
 }
 
 /// A global function (see `flow`). Returns 0 or the reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ctx_finish_rare(raw: *mut __sk_buff, parsed: *mut Parsed, l3: u32, total: u32) -> u64 {
+extern "C" fn ctx_finish_rare(
+    raw: *mut __sk_buff,
+    parsed: *mut Parsed,
+    l3: u32,
+    total: u32,
+) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_mut() }) else { return u64::from(reason::MALFORMED) };
+    let Some(parsed) = (unsafe { parsed.as_mut() }) else {
+        return u64::from(reason::MALFORMED);
+    };
     // Nothing is read directly here, so it serves cgroup hooks too.
-    let skb = Skb { raw, l3: l3 as usize & 31, direct: false };
+    let skb = Skb {
+        raw,
+        l3: l3 as usize & 31,
+        direct: false,
+    };
     match packet::finish_rare(&skb, parsed, total) {
         Ok(()) => 0,
         Err(reason) => u64::from(reason),
@@ -220,7 +243,14 @@ impl Packet for Skb {
         let mut words = [0; N];
         if !self.direct {
             // SAFETY: as `load_frame`.
-            let failed = unsafe { bpf_skb_load_bytes(self.raw.cast(), (self.l3 + OFFSET) as u32, words.as_mut_ptr().cast(), 4 * N as u32) };
+            let failed = unsafe {
+                bpf_skb_load_bytes(
+                    self.raw.cast(),
+                    (self.l3 + OFFSET) as u32,
+                    words.as_mut_ptr().cast(),
+                    4 * N as u32,
+                )
+            };
             return (failed == 0).then_some(words);
         }
         // SAFETY: as `protocol`.

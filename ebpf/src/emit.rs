@@ -32,13 +32,25 @@ pub struct Report {
 
 /// Counts a drop and reports it; whether the endpoint is within its rate.
 #[inline(always)]
-pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoint>, parsed: &Parsed, outcome: Outcome) -> bool {
+pub fn denied(
+    skb: &Skb,
+    place: (u8, u8, u32),
+    endpoint: Option<&'static Endpoint>,
+    parsed: &Parsed,
+    outcome: Outcome,
+) -> bool {
     let (hook, direction, ifindex) = place;
     let family = usize::from(parsed.family) & 1;
     let report = Report {
         outcome: outcome.0,
         ifindex,
-        policy: endpoint.map_or(0, |endpoint| if direction == 0 { endpoint.ingress[family] } else { endpoint.egress[family] }),
+        policy: endpoint.map_or(0, |endpoint| {
+            if direction == 0 {
+                endpoint.ingress[family]
+            } else {
+                endpoint.egress[family]
+            }
+        }),
         slot: endpoint.map_or(0, |endpoint| endpoint.slot),
         hook,
         direction,
@@ -51,12 +63,25 @@ pub fn denied(skb: &Skb, place: (u8, u8, u32), endpoint: Option<&'static Endpoin
 /// A global function (see `flow`): nothing here is on the way of a packet that passes. Returns 1 within the endpoint's rate, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn emit_denied(skb: *mut __sk_buff, report: *const Report, parsed: *const Parsed, l3: u32) -> u64 {
+extern "C" fn emit_denied(
+    skb: *mut __sk_buff,
+    report: *const Report,
+    parsed: *const Parsed,
+    l3: u32,
+) -> u64 {
     // SAFETY: the verifier checks both pointers against their types; a null one never comes.
-    let (Some(report), Some(parsed)) = (unsafe { report.as_ref() }, unsafe { parsed.as_ref() }) else { return 0 };
+    let (Some(report), Some(parsed)) = (unsafe { report.as_ref() }, unsafe { parsed.as_ref() })
+    else {
+        return 0;
+    };
     let outcome = Outcome(report.outcome);
     count(report.slot, report.direction, outcome.reason());
-    let (Some(state), Some(config)) = (maps::SLOT_STATES.get_ptr_mut(u32::from(report.slot)), tables::config()) else { return 0 };
+    let (Some(state), Some(config)) = (
+        maps::SLOT_STATES.get_ptr_mut(u32::from(report.slot)),
+        tables::config(),
+    ) else {
+        return 0;
+    };
     let time_ns = now_ns();
     let tick = conntrack::tick(time_ns);
     // SAFETY: array values live as long as the map. The rate is a bound for logs, not a verdict: a race between two processors costs or gives an event.

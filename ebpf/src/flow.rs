@@ -108,8 +108,11 @@ impl Request {
     #[inline(always)]
     fn new(endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Self {
         let family = usize::from(parsed.family) & 1;
-        let (remote, local_port, remote_port) =
-            if view & view::SENT != 0 { (parsed.dst, parsed.sport, parsed.dport) } else { (parsed.src, parsed.dport, parsed.sport) };
+        let (remote, local_port, remote_port) = if view & view::SENT != 0 {
+            (parsed.dst, parsed.sport, parsed.dport)
+        } else {
+            (parsed.src, parsed.dport, parsed.sport)
+        };
         Self {
             key: conntrack::key(endpoint, remote, local_port, remote_port, parsed.protocol),
             revision: endpoint.revision,
@@ -147,8 +150,13 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Outcom
     }
     if parsed.protocol == TCP && !syn && view & view::CONFIRMED == 0 {
         // No entry: a TCP segment that opens nothing makes none. It passes where nobody isolates.
-        let open = view & view::EXEMPT != 0 || request.policy(view & view::SENT != 0) == policy::id::NONE;
-        return if open { Outcome::pass(0) } else { Outcome::deny(reason::NO_FLOW, 0) };
+        let open =
+            view & view::EXEMPT != 0 || request.policy(view & view::SENT != 0) == policy::id::NONE;
+        return if open {
+            Outcome::pass(0)
+        } else {
+            Outcome::deny(reason::NO_FLOW, 0)
+        };
     }
     open(&request, flow)
 }
@@ -156,9 +164,17 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Outcom
 /// The same for ICMP, whose messages are requests, replies, errors or plumbing.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_icmp(skb: *mut __sk_buff, parsed: *const Parsed, request: *mut Request, l3: u32) -> u64 {
+extern "C" fn flow_icmp(
+    skb: *mut __sk_buff,
+    parsed: *const Parsed,
+    request: *mut Request,
+    l3: u32,
+) -> u64 {
     // SAFETY: the verifier checks both pointers against their types; a null one never comes.
-    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() }) else { return 0 };
+    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() })
+    else {
+        return 0;
+    };
     let sent = request.view & view::SENT != 0;
     let exempt = request.view & view::EXEMPT != 0;
     let class = icmp::classify(parsed.protocol, parsed.icmp_type());
@@ -182,7 +198,12 @@ extern "C" fn flow_icmp(skb: *mut __sk_buff, parsed: *const Parsed, request: *mu
         }
     }
     if matches!(class, Class::Reply) {
-        return if exempt { Outcome::pass(0) } else { Outcome::deny(reason::NO_FLOW, 0) }.0;
+        return if exempt {
+            Outcome::pass(0)
+        } else {
+            Outcome::deny(reason::NO_FLOW, 0)
+        }
+        .0;
     }
     open(request, flow).0
 }
@@ -211,7 +232,9 @@ fn established(request: &Request, tcp_flags: u8, flow: *mut Flow, now: u32) -> O
 #[inline(never)]
 extern "C" fn flow_note(key: *const FlowKey, flow: *mut Flow, add: u32, now: u32) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return 0;
+    };
     if flow.is_null() {
         return 0;
     }
@@ -234,7 +257,9 @@ extern "C" fn flow_note(key: *const FlowKey, flow: *mut Flow, add: u32, now: u32
 #[inline(never)]
 extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else { return 0 };
+    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+        return 0;
+    };
     if flow.is_null() {
         return 0;
     }
@@ -243,7 +268,13 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
     // What is pending is judged behind the translation, where its real destination is known.
     if state & (flags::EXEMPT | flags::PENDING) == 0 {
         let outbound = state & flags::OUTBOUND != 0;
-        let decision = decide(&Tables(config), request.policy(outbound), &request.key.remote, request.key.protocol, opening_port(&request.key, outbound));
+        let decision = decide(
+            &Tables(config),
+            request.policy(outbound),
+            &request.key.remote,
+            request.key.protocol,
+            opening_port(&request.key, outbound),
+        );
         if !decision.allow {
             if maps::CONNTRACK.remove(&request.key).is_ok() {
                 quota::remove(request.key.slot, state);
@@ -270,7 +301,11 @@ fn opening_port(key: &FlowKey, outbound: bool) -> u16 {
             _ => 128 << 8,
         };
     }
-    if outbound { key.remote_port } else { key.local_port }
+    if outbound {
+        key.remote_port
+    } else {
+        key.local_port
+    }
 }
 
 /// A packet that may open a connection.
@@ -287,7 +322,9 @@ fn open(request: &Request, flow: Option<*mut Flow>) -> Outcome {
 #[inline(never)]
 extern "C" fn flow_open(request: *const Request) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else { return 0 };
+    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+        return 0;
+    };
     match admit(config, request) {
         Ok((state, rule)) => create(config, request, state, rule).0,
         Err(denied) => denied.0,
@@ -299,7 +336,9 @@ extern "C" fn flow_open(request: *const Request) -> u64 {
 #[inline(never)]
 extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else { return 0 };
+    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+        return 0;
+    };
     if flow.is_null() {
         return 0;
     }
@@ -321,11 +360,28 @@ fn admit(config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
         return Ok((state | flags::EXEMPT, 0));
     }
     let untranslated = request.view & (view::SENT | view::TRANSLATED) == view::SENT;
-    if untranslated && tables::is_service(config, request.key.remote, request.key.remote_port, request.key.protocol) {
+    if untranslated
+        && tables::is_service(
+            config,
+            request.key.remote,
+            request.key.remote_port,
+            request.key.protocol,
+        )
+    {
         return Ok((state | flags::PENDING, 0));
     }
-    let decision = decide(&Tables(config), request.policy(sent), &request.key.remote, request.key.protocol, request.dport as u16);
-    if decision.allow { Ok((state, decision.rule)) } else { Err(Outcome::deny(decision.reason, decision.rule)) }
+    let decision = decide(
+        &Tables(config),
+        request.policy(sent),
+        &request.key.remote,
+        request.key.protocol,
+        request.dport as u16,
+    );
+    if decision.allow {
+        Ok((state, decision.rule))
+    } else {
+        Err(Outcome::deny(decision.reason, decision.rule))
+    }
 }
 
 /// Takes over the entry of a connection that is over, or notes a SYN on one that is not.
@@ -339,7 +395,11 @@ fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome 
     let same_opener = (old ^ state) & flags::OUTBOUND == 0;
     let alive = !conntrack::expired(expires, now) && !conntrack::closed(old);
     // A retransmitted SYN: allowed as the first one was, and nothing new.
-    let next = if same_opener && alive { old } else { state | (old & flags::BORROWED) };
+    let next = if same_opener && alive {
+        old
+    } else {
+        state | (old & flags::BORROWED)
+    };
     let until = now + conntrack::lifetime(next, request.key.protocol);
     // SAFETY: as `established`.
     if !unsafe { atomic::swap(flow.cast(), word(expires, old), word(until, next)) } {
@@ -367,7 +427,14 @@ fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome 
     };
     let now = tables::now();
     let expires = now + conntrack::lifetime(state, request.key.protocol);
-    let flow = Flow { expires, flags: state, seen: now, revision: request.revision, rule, reserved: 0 };
+    let flow = Flow {
+        expires,
+        flags: state,
+        seen: now,
+        revision: request.revision,
+        rule,
+        reserved: 0,
+    };
     let mut result = maps::CONNTRACK.insert(&request.key, &flow, NOEXIST);
     // Kernels before 6.15 refuse when this processor interrupted itself in the bucket.
     if result == Err(EBUSY) {
@@ -389,21 +456,40 @@ fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome 
 /// An ICMP error: passes if the packet that it quotes belongs to a live connection of the endpoint. It neither makes nor refreshes anything.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_related(skb: *mut __sk_buff, parsed: *const Parsed, request: *mut Request, l3: u32) -> u64 {
+extern "C" fn flow_related(
+    skb: *mut __sk_buff,
+    parsed: *const Parsed,
+    request: *mut Request,
+    l3: u32,
+) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() }) else { return 0 };
+    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() })
+    else {
+        return 0;
+    };
     let sent = request.view & view::SENT != 0;
     let mut quoted = Quoted::default();
     if let Err(reason) = packet::quoted(&Skb::new(skb, l3 as usize & 31), parsed, &mut quoted) {
         return Outcome::deny(reason, 0).0;
     }
-    let (mut own_port, mut remote_port) = if sent { (quoted.dport, quoted.sport) } else { (quoted.sport, quoted.dport) };
+    let (mut own_port, mut remote_port) = if sent {
+        (quoted.dport, quoted.sport)
+    } else {
+        (quoted.sport, quoted.dport)
+    };
     if quoted.protocol == ICMP || quoted.protocol == ICMPV6 {
-        let asked = matches!(icmp::classify(quoted.protocol, (quoted.dport >> 8) as u8), Class::Request);
+        let asked = matches!(
+            icmp::classify(quoted.protocol, (quoted.dport >> 8) as u8),
+            Class::Request
+        );
         (own_port, remote_port) = conntrack::icmp_ports(quoted.sport, asked != sent);
     }
     // What the endpoint received if it complains, what it sent if somebody complains to it.
-    let (own, remote) = if sent { (&quoted.dst, &quoted.src) } else { (&quoted.src, &quoted.dst) };
+    let (own, remote) = if sent {
+        (&quoted.dst, &quoted.src)
+    } else {
+        (&quoted.src, &quoted.dst)
+    };
     let endpoint_address = if sent { &parsed.src } else { &parsed.dst };
     if own != endpoint_address {
         return Outcome::deny(reason::ICMP_ERROR, 0).0;
@@ -435,13 +521,21 @@ pub fn life(flow: *mut Flow) -> (u32, u32) {
 /// The word that holds both.
 #[inline(always)]
 pub fn word(expires: u32, state: u32) -> u64 {
-    if cfg!(target_endian = "little") { u64::from(expires) | u64::from(state) << 32 } else { u64::from(state) | u64::from(expires) << 32 }
+    if cfg!(target_endian = "little") {
+        u64::from(expires) | u64::from(state) << 32
+    } else {
+        u64::from(state) | u64::from(expires) << 32
+    }
 }
 
 /// The flags of such a word.
 #[inline(always)]
 fn flags_of(word: u64) -> u32 {
-    if cfg!(target_endian = "little") { (word >> 32) as u32 } else { word as u32 }
+    if cfg!(target_endian = "little") {
+        (word >> 32) as u32
+    } else {
+        word as u32
+    }
 }
 
 /// Whether a datagram comes from a server's port that only the network may use: DHCP and DHCPv6 servers.

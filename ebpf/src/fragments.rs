@@ -29,13 +29,24 @@ pub mod place {
 #[inline(always)]
 pub fn remember(endpoint: &Endpoint, parsed: &Parsed, place: u32, outcome: Outcome) {
     let pending = u32::from(outcome.detail() & flags::PENDING != 0);
-    fragments_remember(parsed, u32::from(endpoint.slot), u32::from(endpoint.generation), place, pending);
+    fragments_remember(
+        parsed,
+        u32::from(endpoint.slot),
+        u32::from(endpoint.generation),
+        place,
+        pending,
+    );
 }
 
 /// Whether a later fragment follows one that passed; what is pending of the first one is pending of it.
 #[inline(always)]
 pub fn follow(endpoint: &Endpoint, parsed: &Parsed, place: u32) -> Outcome {
-    match fragments_follow(parsed, u32::from(endpoint.slot), u32::from(endpoint.generation), place) {
+    match fragments_follow(
+        parsed,
+        u32::from(endpoint.slot),
+        u32::from(endpoint.generation),
+        place,
+    ) {
         SETTLED => Outcome::pass(0),
         PENDING => Outcome::pass(flags::PENDING),
         _ => Outcome::deny(reason::FRAGMENT, 0),
@@ -49,9 +60,17 @@ const PENDING: u64 = 2;
 /// A global function (see `flow`). Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn fragments_remember(parsed: *const Parsed, slot: u32, generation: u32, place: u32, pending: u32) -> u64 {
+extern "C" fn fragments_remember(
+    parsed: *const Parsed,
+    slot: u32,
+    generation: u32,
+    place: u32,
+    pending: u32,
+) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return 0 };
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+        return 0;
+    };
     let record = Fragment {
         src: parsed.src,
         dst: parsed.dst,
@@ -71,10 +90,19 @@ extern "C" fn fragments_remember(parsed: *const Parsed, slot: u32, generation: u
 /// A global function. Returns [`SETTLED`] or [`PENDING`] if it follows, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn fragments_follow(parsed: *const Parsed, slot: u32, generation: u32, place: u32) -> u64 {
+extern "C" fn fragments_follow(
+    parsed: *const Parsed,
+    slot: u32,
+    generation: u32,
+    place: u32,
+) -> u64 {
     // SAFETY: as above.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return 0 };
-    let Some(record) = maps::FRAGMENTS.get_ptr_mut(&key(parsed, slot, place)) else { return 0 };
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+        return 0;
+    };
+    let Some(record) = maps::FRAGMENTS.get_ptr_mut(&key(parsed, slot, place)) else {
+        return 0;
+    };
     // SAFETY: the memory of a replaced value stays readable until this program ends.
     let record = unsafe { &mut *record };
     if record.id != parsed.fragment_id
@@ -88,11 +116,22 @@ extern "C" fn fragments_follow(parsed: *const Parsed, slot: u32, generation: u32
         return 0;
     }
     // Nothing follows the last one.
-    record.next = if parsed.fragment == fragment::LAST { u32::MAX } else { parsed.fragment_end };
-    if record.pending == 0 { SETTLED } else { PENDING }
+    record.next = if parsed.fragment == fragment::LAST {
+        u32::MAX
+    } else {
+        parsed.fragment_end
+    };
+    if record.pending == 0 {
+        SETTLED
+    } else {
+        PENDING
+    }
 }
 
 #[inline(always)]
 fn key(parsed: &Parsed, slot: u32, place: u32) -> FragmentKey {
-    FragmentKey { slot: slot as u16, way: (place * FRAGMENTS_PER_SLOT + (parsed.fragment_id & (FRAGMENTS_PER_SLOT - 1))) as u16 }
+    FragmentKey {
+        slot: slot as u16,
+        way: (place * FRAGMENTS_PER_SLOT + (parsed.fragment_id & (FRAGMENTS_PER_SLOT - 1))) as u16,
+    }
 }

@@ -12,7 +12,8 @@ use crate::maps;
 /// Whether a packet's destination is guarded, in whatever form.
 #[inline(always)]
 pub fn is_guarded(parsed: &Parsed) -> bool {
-    guard::is_metadata(&parsed.dst) || (parsed.family == addr::V6 as u8 && guard::embeds_metadata(&parsed.dst))
+    guard::is_metadata(&parsed.dst)
+        || (parsed.family == addr::V6 as u8 && guard::embeds_metadata(&parsed.dst))
 }
 
 /// Whether the endpoint's service account is on the allow list.
@@ -30,8 +31,12 @@ pub fn is_from_pods_cgroup(skb: &Skb, config: &Config) -> bool {
 /// Whether that pod is on the allow list. Pods' cgroups are one or two levels below the parent (kubepods/pod..., kubepods/burstable/pod...).
 #[inline(always)]
 pub fn is_cgroup_allowed(skb: &Skb, config: &Config) -> bool {
-    maps::CGROUPS.get_ptr(&ancestor(skb, config.pods_cgroup_level + 1)).is_some()
-        || maps::CGROUPS.get_ptr(&ancestor(skb, config.pods_cgroup_level + 2)).is_some()
+    maps::CGROUPS
+        .get_ptr(&ancestor(skb, config.pods_cgroup_level + 1))
+        .is_some()
+        || maps::CGROUPS
+            .get_ptr(&ancestor(skb, config.pods_cgroup_level + 2))
+            .is_some()
 }
 
 /// Id of the sending socket's cgroup at a depth; 0 = none. The socket keeps the cgroup in which it was made (Linux 4.19).

@@ -27,7 +27,13 @@ pub fn from_pod(skb: &Skb) -> i32 {
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let mut parsed = Parsed::default();
     let Some(endpoint) = tables::endpoint(ifindex) else {
-        emit::denied(skb, place, None, &parsed, Outcome::deny(reason::NOT_READY, 0));
+        emit::denied(
+            skb,
+            place,
+            None,
+            &parsed,
+            Outcome::deny(reason::NOT_READY, 0),
+        );
         return DROP;
     };
     let outcome = judge_sent(skb, endpoint, &mut parsed);
@@ -38,11 +44,13 @@ pub fn from_pod(skb: &Skb) -> i32 {
         }
         return DROP;
     }
-    skb.set_stage(match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
-        flags::PENDING => stage::UNDECIDED,
-        state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
-        _ => stage::SETTLED,
-    });
+    skb.set_stage(
+        match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
+            flags::PENDING => stage::UNDECIDED,
+            state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
+            _ => stage::SETTLED,
+        },
+    );
     NEXT
 }
 
@@ -64,7 +72,11 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
     if is_discovery(parsed) {
         return neighbour::discovery_from(skb, endpoint, parsed).into();
     }
-    let own = if parsed.family == addr::V4 as u8 { &endpoint.v4 } else { &endpoint.v6 };
+    let own = if parsed.family == addr::V4 as u8 {
+        &endpoint.v4
+    } else {
+        &endpoint.v6
+    };
     if parsed.src != *own {
         return Outcome::deny(reason::SPOOFED_SOURCE, 0);
     }
@@ -106,7 +118,13 @@ pub fn to_pod(skb: &Skb) -> i32 {
         if from_node {
             return NEXT;
         }
-        emit::denied(skb, place, None, &parsed, Outcome::deny(reason::NOT_READY, 0));
+        emit::denied(
+            skb,
+            place,
+            None,
+            &parsed,
+            Outcome::deny(reason::NOT_READY, 0),
+        );
         return DROP;
     };
     let ethertype = skb.protocol();
@@ -114,7 +132,13 @@ pub fn to_pod(skb: &Skb) -> i32 {
         return NEXT;
     }
     if let Err(reason) = ctx::parse(skb, ethertype, &mut parsed) {
-        emit::denied(skb, place, Some(endpoint), &parsed, Outcome::deny(reason, 0));
+        emit::denied(
+            skb,
+            place,
+            Some(endpoint),
+            &parsed,
+            Outcome::deny(reason, 0),
+        );
         return DROP;
     }
     if is_discovery(&parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
@@ -122,14 +146,33 @@ pub fn to_pod(skb: &Skb) -> i32 {
     }
     // The source may be another endpoint of this node whose verdict waits for the real destination.
     if ingress != 0 && ingress != ifindex && skb.stage() != stage::SETTLED {
-        let outcome = Outcome(hooks_deferred(skb.raw(), &raw const parsed, ctx::ETHERNET as u32));
+        let outcome = Outcome(hooks_deferred(
+            skb.raw(),
+            &raw const parsed,
+            ctx::ETHERNET as u32,
+        ));
         if !outcome.passes() {
-            emit::denied(skb, (hook::TO_POD, direction::EGRESS, ingress), tables::endpoint(ingress), &parsed, outcome);
+            emit::denied(
+                skb,
+                (hook::TO_POD, direction::EGRESS, ingress),
+                tables::endpoint(ingress),
+                &parsed,
+                outcome,
+            );
             return DROP;
         }
     }
     let exempt = from_node || ingress == ifindex;
-    let outcome = judge_received(skb, endpoint, &parsed, if exempt { view::TRANSLATED | view::EXEMPT } else { view::TRANSLATED });
+    let outcome = judge_received(
+        skb,
+        endpoint,
+        &parsed,
+        if exempt {
+            view::TRANSLATED | view::EXEMPT
+        } else {
+            view::TRANSLATED
+        },
+    );
     if !outcome.passes() {
         emit::denied(skb, place, Some(endpoint), &parsed, outcome);
         return DROP;
@@ -140,7 +183,11 @@ pub fn to_pod(skb: &Skb) -> i32 {
 #[inline(always)]
 fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view: u32) -> Outcome {
     if parsed.fragment >= fragment::LATER {
-        return if view & view::EXEMPT != 0 { Outcome::pass(0) } else { fragments::follow(endpoint, parsed, fragments::place::RECEIVED) };
+        return if view & view::EXEMPT != 0 {
+            Outcome::pass(0)
+        } else {
+            fragments::follow(endpoint, parsed, fragments::place::RECEIVED)
+        };
     }
     let outcome = flow::run(skb, endpoint, parsed, view);
     if parsed.fragment == fragment::FIRST && outcome.passes() {
@@ -154,22 +201,42 @@ fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view:
 /// Frames that are not IP pass: a node speaks ARP and LLDP. An IP frame that cannot be read drops if an endpoint or a pod's socket sent it.
 #[inline(always)]
 pub fn uplink(skb: &Skb) -> i32 {
-    let Some(config) = tables::config() else { return NEXT };
-    let Some((skb, ethertype)) = skb.behind_tags() else { return NEXT };
+    let Some(config) = tables::config() else {
+        return NEXT;
+    };
+    let Some((skb, ethertype)) = skb.behind_tags() else {
+        return NEXT;
+    };
     let skb = &skb;
     let ingress = skb.ingress_ifindex();
-    let endpoint = if ingress == 0 { None } else { tables::endpoint(ingress) };
+    let endpoint = if ingress == 0 {
+        None
+    } else {
+        tables::endpoint(ingress)
+    };
     let place = (hook::UPLINK, direction::EGRESS, ingress);
     let mut parsed = Parsed::default();
     if destination(skb, ethertype, &mut parsed).is_none() {
         if endpoint.is_none() && !guard::is_from_pods_cgroup(skb, config) {
             return NEXT;
         }
-        emit::denied(skb, place, endpoint, &parsed, Outcome::deny(reason::MALFORMED, 0));
+        emit::denied(
+            skb,
+            place,
+            endpoint,
+            &parsed,
+            Outcome::deny(reason::MALFORMED, 0),
+        );
         return DROP;
     }
     if guard::is_guarded(&parsed) && !may_reach_metadata(skb, config, endpoint, ingress) {
-        emit::denied(skb, place, endpoint, &parsed, Outcome::deny(reason::METADATA_GUARD, 0));
+        emit::denied(
+            skb,
+            place,
+            endpoint,
+            &parsed,
+            Outcome::deny(reason::METADATA_GUARD, 0),
+        );
         return DROP;
     }
     if endpoint.is_none() || skb.stage() == stage::SETTLED {
@@ -189,11 +256,18 @@ pub fn uplink(skb: &Skb) -> i32 {
 /// 1. forwarded: an endpoint on the allow list, nobody else, known or not; 2. a pod's socket in the host network: on the allow list, or the guard for
 /// them is off; 3. the node's own processes and kernel.
 #[inline(always)]
-fn may_reach_metadata(skb: &Skb, config: &Config, endpoint: Option<&'static Endpoint>, ingress: u32) -> bool {
+fn may_reach_metadata(
+    skb: &Skb,
+    config: &Config,
+    endpoint: Option<&'static Endpoint>,
+    ingress: u32,
+) -> bool {
     if ingress != 0 {
         return endpoint.is_some_and(guard::is_allowed);
     }
-    config.flags & config_flags::HOST_NETWORK_GUARD == 0 || !guard::is_from_pods_cgroup(skb, config) || guard::is_cgroup_allowed(skb, config)
+    config.flags & config_flags::HOST_NETWORK_GUARD == 0
+        || !guard::is_from_pods_cgroup(skb, config)
+        || guard::is_cgroup_allowed(skb, config)
 }
 
 /// Address and family of a packet's destination: all that the guard needs.
@@ -217,17 +291,30 @@ fn destination(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Option<()> {
 #[inline(never)]
 extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return 0 };
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+        return 0;
+    };
     let skb = &Skb::new(raw, l3 as usize & 31);
-    let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else { return Outcome::pass(0).0 };
+    let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else {
+        return Outcome::pass(0).0;
+    };
     if endpoint.egress[usize::from(parsed.family) & 1] == policy::id::NONE {
         return Outcome::pass(0).0;
     }
     if parsed.fragment >= fragment::LATER {
         return fragments::follow(endpoint, parsed, fragments::place::TRANSLATED).0;
     }
-    let confirmed = if skb.stage() == stage::PENDING_CONFIRMED { view::CONFIRMED } else { 0 };
-    let outcome = flow::run(skb, endpoint, parsed, view::SENT | view::TRANSLATED | confirmed);
+    let confirmed = if skb.stage() == stage::PENDING_CONFIRMED {
+        view::CONFIRMED
+    } else {
+        0
+    };
+    let outcome = flow::run(
+        skb,
+        endpoint,
+        parsed,
+        view::SENT | view::TRANSLATED | confirmed,
+    );
     if parsed.fragment == fragment::FIRST && outcome.passes() {
         fragments::remember(endpoint, parsed, fragments::place::TRANSLATED, outcome);
     }
@@ -244,7 +331,9 @@ pub fn to_host(skb: &Skb) -> i32 {
     if ingress == 0 || skb.stage() == stage::SETTLED {
         return LET;
     }
-    let Some(endpoint) = tables::endpoint(ingress) else { return LET };
+    let Some(endpoint) = tables::endpoint(ingress) else {
+        return LET;
+    };
     let mut parsed = Parsed::default();
     if ctx::parse(skb, skb.protocol(), &mut parsed).is_err() || !tables::is_own_node(&parsed.dst) {
         return LET;
@@ -253,7 +342,13 @@ pub fn to_host(skb: &Skb) -> i32 {
     if outcome.passes() {
         return LET;
     }
-    emit::denied(skb, (hook::TO_HOST, direction::EGRESS, ingress), Some(endpoint), &parsed, outcome);
+    emit::denied(
+        skb,
+        (hook::TO_HOST, direction::EGRESS, ingress),
+        Some(endpoint),
+        &parsed,
+        outcome,
+    );
     REFUSE
 }
 
@@ -262,13 +357,20 @@ pub fn to_host(skb: &Skb) -> i32 {
 fn is_discovery(parsed: &Parsed) -> bool {
     parsed.protocol == icmp::ICMPV6
         && parsed.fragment == fragment::WHOLE
-        && (matches!(icmp::classify(icmp::ICMPV6, parsed.icmp_type()), Class::Neighbour) || parsed.icmp_type() == 137)
+        && (matches!(
+            icmp::classify(icmp::ICMPV6, parsed.icmp_type()),
+            Class::Neighbour
+        ) || parsed.icmp_type() == 137)
 }
 
 /// 127.0.0.0/8 and `::1`: services of the node's own loopback (CVE-2020-8558).
 #[inline(always)]
 fn is_loopback(parsed: &Parsed) -> bool {
-    if parsed.family == addr::V4 as u8 { parsed.dst[12] == 127 } else { parsed.dst == addr::LOOPBACK_V6 }
+    if parsed.family == addr::V4 as u8 {
+        parsed.dst[12] == 127
+    } else {
+        parsed.dst == addr::LOOPBACK_V6
+    }
 }
 
 /// Packets in packets, which nothing behind us would look into.

@@ -6,8 +6,9 @@
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, RingBuf};
 use aya_ebpf::macros::btf_map;
 use portcullis_common::abi::{
-    CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment, FragmentKey, L4_SETS, L4Key, L4Set, L4Value,
-    Owner, POLICIES, PolicyKey, SLOTS, ServiceKey, Slot,
+    CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment,
+    FragmentKey, L4_SETS, L4Key, L4Set, L4Value, Owner, POLICIES, PolicyKey, SLOTS, ServiceKey,
+    Slot,
 };
 use portcullis_common::addr::Addr;
 
@@ -70,7 +71,12 @@ pub static CONNTRACK: HashMap<FlowKey, Flow, { CONNTRACK_ENTRIES as usize }> = H
 
 /// Datagrams whose first fragment was allowed: a fixed number for each slot and place, so that no pod can push out another's.
 #[btf_map(name = "pc_fragments")]
-pub static FRAGMENTS: HashMap<FragmentKey, Fragment, { (SLOTS * FRAGMENTS_PER_SLOT * 3) as usize }, ON_DEMAND> = HashMap::new();
+pub static FRAGMENTS: HashMap<
+    FragmentKey,
+    Fragment,
+    { (SLOTS * FRAGMENTS_PER_SLOT * 3) as usize },
+    ON_DEMAND,
+> = HashMap::new();
 
 /// Slot -> how many connections it has, how many events it sent. Programs count, the agent resets a slot that it gives away.
 #[btf_map(name = "pc_slots")]

@@ -20,7 +20,11 @@ pub fn arp_from(skb: &Skb, endpoint: &Endpoint) -> Result<(), u8> {
     let own = addr::low4(&endpoint.v4);
     let has_v4 = addr::is_v4(&endpoint.v4);
     let probe = sender == [0; 4] && target == own && header[7] == 1;
-    if has_v4 && (sender == own || probe) { Ok(()) } else { Err(reason::FOREIGN_NEIGHBOUR) }
+    if has_v4 && (sender == own || probe) {
+        Ok(())
+    } else {
+        Err(reason::FOREIGN_NEIGHBOUR)
+    }
 }
 
 /// A neighbour discovery message that the endpoint sent (RFC 4861): solicitations and advertisements for its own addresses, router solicitations.
@@ -31,13 +35,25 @@ pub fn discovery_from(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed) -> Result
     match parsed.icmp_type() {
         133 if own_source || unspecified => Ok(()),
         135 => {
-            let target = skb.load::<16>(parsed.transport + 8).ok_or(reason::MALFORMED)?;
+            let target = skb
+                .load::<16>(parsed.transport + 8)
+                .ok_or(reason::MALFORMED)?;
             // Duplicate address detection (RFC 4862) asks for one's own address, without a source.
-            if own_source || (unspecified && is_own(endpoint, &target)) { Ok(()) } else { Err(reason::FOREIGN_NEIGHBOUR) }
+            if own_source || (unspecified && is_own(endpoint, &target)) {
+                Ok(())
+            } else {
+                Err(reason::FOREIGN_NEIGHBOUR)
+            }
         }
         136 => {
-            let target = skb.load::<16>(parsed.transport + 8).ok_or(reason::MALFORMED)?;
-            if own_source && is_own(endpoint, &target) { Ok(()) } else { Err(reason::FOREIGN_NEIGHBOUR) }
+            let target = skb
+                .load::<16>(parsed.transport + 8)
+                .ok_or(reason::MALFORMED)?;
+            if own_source && is_own(endpoint, &target) {
+                Ok(())
+            } else {
+                Err(reason::FOREIGN_NEIGHBOUR)
+            }
         }
         134 | 137 => Err(reason::ROGUE_SERVER),
         _ => Err(reason::FOREIGN_NEIGHBOUR),

@@ -16,12 +16,24 @@ use crate::{atomic, maps};
 /// Asks for room for a connection in state `state`: the flag to remember with it, or why not.
 #[inline(always)]
 pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
-    let Some(counts) = maps::SLOT_STATES.get(u32::from(slot)) else { return Err(reason::QUOTA) };
+    let Some(counts) = maps::SLOT_STATES.get(u32::from(slot)) else {
+        return Err(reason::QUOTA);
+    };
     let outbound = state & flags::OUTBOUND != 0;
     let (whole, half, limit_whole, limit_half) = if outbound {
-        (counts.flows[0], counts.flows[2], config.quota[0], config.quota[2])
+        (
+            counts.flows[0],
+            counts.flows[2],
+            config.quota[0],
+            config.quota[2],
+        )
     } else {
-        (counts.flows[1], counts.flows[3], config.quota[1], config.quota[3])
+        (
+            counts.flows[1],
+            counts.flows[3],
+            config.quota[1],
+            config.quota[3],
+        )
     };
     // The node's own probes must get through while a pod is flooded.
     if state & flags::EXEMPT == 0 {
@@ -77,7 +89,9 @@ pub fn change(slot: u16, from: u32, to: u32) {
 /// Adds `by` (with wrap-around: `u64::MAX` takes one away) to the counter of a state's kind.
 #[inline(always)]
 fn move_by(slot: u16, state: u32, by: u64) {
-    let Some(counts) = maps::SLOT_STATES.get_ptr_mut(u32::from(slot)) else { return };
+    let Some(counts) = maps::SLOT_STATES.get_ptr_mut(u32::from(slot)) else {
+        return;
+    };
     // SAFETY: array values live as long as the map; the counters are 8-byte aligned. One arm for each kind keeps the offset constant.
     unsafe {
         let counts: *mut Slot = counts;

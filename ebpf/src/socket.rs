@@ -40,7 +40,9 @@ fn judge(ctx: &SockAddrContext, dst: &Addr) -> i32 {
     if !guard::is_metadata(dst) && !guard::embeds_metadata(dst) {
         return GO_ON;
     }
-    let Some(config) = tables::config() else { return REFUSE };
+    let Some(config) = tables::config() else {
+        return REFUSE;
+    };
     // SAFETY: reads the context only (Linux 5.14 for connect, before that for sendmsg).
     let foreign = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } != config.netns_cookie;
     if foreign || config.flags & config_flags::HOST_NETWORK_GUARD == 0 || is_allowed(config) {
@@ -55,7 +57,10 @@ fn judge(ctx: &SockAddrContext, dst: &Addr) -> i32 {
 fn is_allowed(config: &Config) -> bool {
     // SAFETY: no memory is touched.
     let ids = unsafe {
-        [bpf_get_current_ancestor_cgroup_id(config.pods_cgroup_level as i32 + 1), bpf_get_current_ancestor_cgroup_id(config.pods_cgroup_level as i32 + 2)]
+        [
+            bpf_get_current_ancestor_cgroup_id(config.pods_cgroup_level as i32 + 1),
+            bpf_get_current_ancestor_cgroup_id(config.pods_cgroup_level as i32 + 2),
+        ]
     };
     maps::CGROUPS.get_ptr(&ids[0]).is_some() || maps::CGROUPS.get_ptr(&ids[1]).is_some()
 }
@@ -66,7 +71,9 @@ pub fn option(ctx: &SockoptContext) -> i32 {
     // SAFETY: as `destination_v4`.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     if level == SOL_XDP || (level == SOL_PACKET && name == PACKET_QDISC_BYPASS) {
-        let allowed = tables::config().is_some_and(|config| config.flags & config_flags::HOST_NETWORK_GUARD == 0 || is_allowed(config));
+        let allowed = tables::config().is_some_and(|config| {
+            config.flags & config_flags::HOST_NETWORK_GUARD == 0 || is_allowed(config)
+        });
         if !allowed {
             emit::count(0, direction::EGRESS, reason::BYPASS_OPTION);
             return REFUSE;

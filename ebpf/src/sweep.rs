@@ -21,26 +21,48 @@ pub fn run() -> i32 {
     let mut now = tables::now();
     // SAFETY: the map and the callback match, and `now` outlives the call.
     unsafe {
-        bpf_for_each_map_elem((&raw const maps::CONNTRACK).cast_mut().cast(), visit as *mut c_void, (&raw mut now).cast(), 0);
+        bpf_for_each_map_elem(
+            (&raw const maps::CONNTRACK).cast_mut().cast(),
+            visit as *mut c_void,
+            (&raw mut now).cast(),
+            0,
+        );
     }
     0
 }
 
 /// Callback for one entry; 0 = go on.
-unsafe extern "C" fn visit(_map: *mut c_void, key: *mut FlowKey, entry: *mut Flow, now: *mut u32) -> u64 {
+unsafe extern "C" fn visit(
+    _map: *mut c_void,
+    key: *mut FlowKey,
+    entry: *mut Flow,
+    now: *mut u32,
+) -> u64 {
     // SAFETY: the kernel hands valid pointers to the key, the value and the context that `run` gave it.
     let (key, now) = unsafe { (*key, *now) };
     let (expires, state) = flow::life(entry);
-    let owned = maps::SLOT_STATES.get(u32::from(key.slot)).is_some_and(|slot| slot.generation as u8 == key.generation);
+    let owned = maps::SLOT_STATES
+        .get(u32::from(key.slot))
+        .is_some_and(|slot| slot.generation as u8 == key.generation);
     if owned && !conntrack::expired(expires, now.wrapping_sub(MARGIN)) {
         return 0;
     }
     // SAFETY: as `flow::revive`.
-    if !unsafe { atomic::swap(entry.cast(), flow::word(expires, state), flow::word(expires, state | flags::DEAD)) } {
+    if !unsafe {
+        atomic::swap(
+            entry.cast(),
+            flow::word(expires, state),
+            flow::word(expires, state | flags::DEAD),
+        )
+    } {
         return 0;
     }
     if maps::CONNTRACK.remove(&key).is_ok() {
-        if owned { quota::remove(key.slot, state) } else { quota::release(state) }
+        if owned {
+            quota::remove(key.slot, state)
+        } else {
+            quota::release(state)
+        }
     }
     0
 }

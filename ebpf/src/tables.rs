@@ -38,7 +38,15 @@ pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
 /// Whether a destination is one that the node translates.
 #[inline(always)]
 pub fn is_service(config: &Config, addr: Addr, port: u16, protocol: u8) -> bool {
-    config.flags & config_flags::SERVICES != 0 && maps::SERVICES.get_ptr(&ServiceKey { addr, port, protocol, reserved: 0 }).is_some()
+    config.flags & config_flags::SERVICES != 0
+        && maps::SERVICES
+            .get_ptr(&ServiceKey {
+                addr,
+                port,
+                protocol,
+                reserved: 0,
+            })
+            .is_some()
 }
 
 /// Whether an address is this node's own.
@@ -67,7 +75,10 @@ impl Lookup for Tables<'_> {
         if self.0.flags & config_flags::CIDRS == 0 {
             return WORLD;
         }
-        maps::CIDRS.get(&Key::new(128, *addr)).copied().unwrap_or(WORLD)
+        maps::CIDRS
+            .get(&Key::new(128, *addr))
+            .copied()
+            .unwrap_or(WORLD)
     }
 
     #[inline(always)]
@@ -83,11 +94,21 @@ impl Lookup for Tables<'_> {
 
     #[inline(always)]
     fn ports(&self, set: u32, protocol: u8, port: u16) -> Decision {
-        let Some(ranges) = maps::PORT_SETS.get(set) else { return Decision::NOT_READY };
+        let Some(ranges) = maps::PORT_SETS.get(set) else {
+            return Decision::NOT_READY;
+        };
         if ranges.spilled == 0 || ranges.valid == 0 {
             return match_ranges(ranges, protocol, port);
         }
-        let key = Key::new(64, L4Key { set, protocol, reserved: 0, port: port.to_be_bytes() });
+        let key = Key::new(
+            64,
+            L4Key {
+                set,
+                protocol,
+                reserved: 0,
+                port: port.to_be_bytes(),
+            },
+        );
         match maps::PORT_PREFIXES.get(&key) {
             Some(value) => Decision::of(value.action, value.rule),
             None => Decision::of(ranges.otherwise, ranges.otherwise_rule),
