@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 const TOP: &[&str] = &[
     ".cargo",
     ".ci",
+    ".clippy.toml",
     ".git",
     ".gitignore",
     "CHANGELOG.md",

@@ -26,14 +26,14 @@ pub use report::{LabReport, StepReport};
 
 /// Objects of the demo: file name and text. The first is there from the start.
 pub const MANIFESTS: [(&str, &str); 3] = [
-    ("node-a.yaml", include_str!("../manifests/node-a.yaml")),
+    ("node-a.yaml", include_str!("../../../deploy/examples/node-a.yaml")),
     (
         "default-deny.yaml",
-        include_str!("../manifests/default-deny.yaml"),
+        include_str!("../../../deploy/examples/default-deny.yaml"),
     ),
     (
         "web-to-db.yaml",
-        include_str!("../manifests/web-to-db.yaml"),
+        include_str!("../../../deploy/examples/web-to-db.yaml"),
     ),
 ];
 

@@ -116,7 +116,9 @@ impl Manifests {
             "status": {"addresses": addresses},
         });
         this.write("node.json", &node.to_string());
-        pods.iter().for_each(|pod| this.put(pod));
+        for pod in pods {
+            this.put(pod);
+        }
         this.write("policies.yaml", policies);
         this
     }
