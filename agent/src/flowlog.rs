@@ -12,7 +12,7 @@ use portcullis_common::{icmp, reason};
 use portcullis_policy::model::{self, Workload};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::dataplane::kernel;
 use crate::dataplane::names::Names;
@@ -77,13 +77,27 @@ pub async fn run(ring: RingBuf<MapData>, lookup: watch::Receiver<Lookup>) -> Res
         {
             let lookup = lookup.borrow();
             while let Some(item) = ready.get_inner_mut().next() {
-                if let Some(event) = kernel::event(&item) {
-                    log(&event, &lookup);
+                match kernel::event(&item) {
+                    Some(event) if is_listener_report(&event) => {
+                        debug!(
+                            ifindex = event.ifindex,
+                            "Dropped a multicast listener report"
+                        );
+                    }
+                    Some(event) => log(&event, &lookup),
+                    None => {}
                 }
             }
         }
         ready.clear_ready();
     }
+}
+
+/// What every stack sends when an interface comes up (RFC 3810), from a link-local address. Nobody beyond the pod's link needs it, and no reader of a log
+/// should take it for an attack: it is counted, but not told.
+fn is_listener_report(event: &Event) -> bool {
+    const REPORTS: [u16; 3] = [131, 132, 143];
+    event.protocol == icmp::ICMPV6 && REPORTS.contains(&(event.dport >> 8))
 }
 
 fn log(event: &Event, lookup: &Lookup) {

@@ -26,7 +26,10 @@ pub use report::{LabReport, StepReport};
 
 /// Objects of the demo: file name and text. The first is there from the start.
 pub const MANIFESTS: [(&str, &str); 3] = [
-    ("node-a.yaml", include_str!("../../../deploy/examples/node-a.yaml")),
+    (
+        "node-a.yaml",
+        include_str!("../../../deploy/examples/node-a.yaml"),
+    ),
     (
         "default-deny.yaml",
         include_str!("../../../deploy/examples/default-deny.yaml"),
