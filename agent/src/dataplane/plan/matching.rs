@@ -1,0 +1,122 @@
+//! Which policy in force says the same as a wanted one, so that an endpoint whose verdicts stay keeps its policy's id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_common::policy;
+use portcullis_policy::tables::PolicyIx;
+
+use super::super::names::Names;
+use super::super::state::{PolicyState, State, policies_of};
+use super::cells::Cells;
+use super::numbering::{Free, Numbering};
+use super::{Desired, Want, WantPolicies};
+
+/// The id of each wanted policy if no endpoint that stays has to change its own: then addresses can move directly.
+pub(super) fn keep_policies(
+    state: &State,
+    names: &Names,
+    desired: &Desired,
+    numbering: &Numbering,
+    cells: &Cells,
+) -> Option<Vec<u32>> {
+    let ids = match_policies(state, names, desired, numbering, cells);
+    let keeps = desired.endpoints.iter().all(|(ifindex, want)| {
+        let Some(now) = state
+            .endpoints
+            .get(ifindex)
+            .filter(|now| now.uid == want.uid)
+        else {
+            return true;
+        };
+        let (ingress, egress) = policy_ids(want, &ids);
+        now.ingress == ingress && now.egress == egress
+    });
+    keeps.then_some(ids)
+}
+
+/// Gives each wanted policy the id of one in force that says the same of every identity, preferably one that its endpoints have; else a new id.
+pub(super) fn match_policies(
+    state: &State,
+    names: &Names,
+    desired: &Desired,
+    numbering: &Numbering,
+    cells: &Cells,
+) -> Vec<u32> {
+    let mut free = Free::new(
+        state.policies.keys().chain(
+            state
+                .endpoints
+                .values()
+                .flat_map(policies_of)
+                .collect::<Vec<_>>()
+                .iter(),
+        ),
+        policy::id::FIRST,
+    );
+    let mut preferred: BTreeMap<PolicyIx, Vec<u32>> = BTreeMap::new();
+    for (ifindex, want) in &desired.endpoints {
+        if let (Some(now), WantPolicies::Compiled(wanted)) =
+            (state.endpoints.get(ifindex), &want.policies)
+        {
+            for (index, id) in wanted
+                .ingress
+                .iter()
+                .zip(now.ingress)
+                .chain(wanted.egress.iter().zip(now.egress))
+            {
+                if let Some(index) = index {
+                    preferred.entry(*index).or_default().push(id);
+                }
+            }
+        }
+    }
+    let mut taken = BTreeSet::new();
+    let mut ids = Vec::with_capacity(cells.0.len());
+    for (index, wanted) in cells.0.iter().enumerate() {
+        let isolated_by = &desired.tables.policies[index].isolated_by;
+        let candidates = preferred
+            .get(&(index as PolicyIx))
+            .into_iter()
+            .flatten()
+            .chain(state.policies.keys());
+        let found = candidates.copied().find(|id| {
+            !taken.contains(id)
+                && names.isolated_by(*id).is_none_or(|by| by == isolated_by)
+                && state
+                    .policies
+                    .get(id)
+                    .is_some_and(|now| says_the_same(now, wanted, numbering))
+        });
+        let id = found.unwrap_or_else(|| free.take());
+        taken.insert(id);
+        ids.push(id);
+    }
+    ids
+}
+
+/// Whether a policy in force and a wanted one agree on every number. A fresh number counts as the identity that it starts from.
+fn says_the_same(now: &PolicyState, wanted: &PolicyState, numbering: &Numbering) -> bool {
+    now.default == wanted.default
+        && numbering.classes.keys().all(|number| {
+            let old = match numbering.fresh.get(number) {
+                Some(None) => return true,
+                Some(Some(parent)) => parent,
+                None => number,
+            };
+            now.rows.get(old).or(now.default.as_ref())
+                == wanted.rows.get(number).or(wanted.default.as_ref())
+        })
+}
+
+pub(super) fn policy_ids(want: &Want, ids: &[u32]) -> ([u32; 2], [u32; 2]) {
+    match &want.policies {
+        WantPolicies::Closed => ([policy::id::CLOSED; 2], [policy::id::CLOSED; 2]),
+        WantPolicies::Open => ([policy::id::NONE; 2], [policy::id::NONE; 2]),
+        WantPolicies::Compiled(wanted) => {
+            let id = |index: Option<PolicyIx>| {
+                index.map_or(policy::id::NONE, |index| ids[index as usize])
+            };
+            (wanted.ingress.map(id), wanted.egress.map(id))
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Which number an identity has on the way and at the end, so that numbers stay where their addresses stay together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_common::policy::WORLD;
+use portcullis_policy::tables::ClassIx;
+
+use super::super::state::State;
+use super::atoms::Atoms;
+
+/// Which number each pair of old identity and new class has on the way, and each class at the end.
+pub(super) struct Numbering {
+    pub(super) staged: BTreeMap<(u32, ClassIx), u32>,
+    pub(super) last: BTreeMap<ClassIx, u32>,
+    /// Class of every number in `staged` and `last`.
+    pub(super) classes: BTreeMap<u32, ClassIx>,
+    /// Numbers that were not in use, and the old identity whose verdicts they start with; `None` = nobody has them before their rows stand.
+    pub(super) fresh: BTreeMap<u32, Option<u32>>,
+}
+
+impl Numbering {
+    /// Each class keeps the number of most of its atoms, if no other class has more of that identity.
+    fn last(
+        state: &State,
+        atoms: &Atoms,
+    ) -> (BTreeMap<u32, ClassIx>, BTreeMap<ClassIx, u32>, Free) {
+        let pairs = atoms.pairs();
+        let mut by_size: Vec<_> = pairs
+            .iter()
+            .map(|((identity, class), size)| (std::cmp::Reverse(*size), *identity, *class))
+            .collect();
+        by_size.sort_unstable();
+        let mut kept = BTreeMap::new();
+        let mut last = BTreeMap::new();
+        for (_, identity, class) in by_size {
+            if !kept.contains_key(&identity) {
+                kept.insert(identity, class);
+                last.entry(class).or_insert(identity);
+            }
+        }
+        let mut free = Free::new(
+            state
+                .policies
+                .values()
+                .flat_map(|policy| policy.rows.keys())
+                .chain(state.peers.values())
+                .chain(state.cidrs.values()),
+            WORLD + 1,
+        );
+        for (_, class) in pairs.keys() {
+            last.entry(*class).or_insert_with(|| free.take());
+        }
+        (kept, last, free)
+    }
+
+    pub(super) fn direct(state: &State, atoms: &Atoms) -> Self {
+        let (_, last, _) = Self::last(state, atoms);
+        let used = used_identities(state);
+        let fresh = last
+            .values()
+            .filter(|number| !used.contains(number))
+            .map(|number| (*number, None))
+            .collect();
+        let staged = atoms
+            .pairs()
+            .into_keys()
+            .map(|(identity, class)| ((identity, class), last[&class]))
+            .collect();
+        Self {
+            staged,
+            classes: invert(&last),
+            last,
+            fresh,
+        }
+    }
+
+    pub(super) fn staged(state: &State, atoms: &Atoms) -> Self {
+        let (kept, last, mut free) = Self::last(state, atoms);
+        let used = used_identities(state);
+        let mut fresh: BTreeMap<u32, Option<u32>> = last
+            .values()
+            .filter(|number| !used.contains(number))
+            .map(|number| (*number, None))
+            .collect();
+        let mut staged = BTreeMap::new();
+        for (identity, class) in atoms.pairs().into_keys() {
+            let number = if kept.get(&identity) == Some(&class) {
+                identity
+            } else if let Some(None) = fresh.get(&last[&class]) {
+                // The class's own number is new: the first part to arrive may use it at once.
+                fresh.insert(last[&class], Some(identity));
+                last[&class]
+            } else {
+                let number = free.take();
+                fresh.insert(number, Some(identity));
+                number
+            };
+            staged.insert((identity, class), number);
+        }
+        let mut of_number = invert(&last);
+        of_number.extend(staged.iter().map(|((_, class), number)| (*number, *class)));
+        Self {
+            staged,
+            last,
+            classes: of_number,
+            fresh,
+        }
+    }
+}
+
+fn invert(last: &BTreeMap<ClassIx, u32>) -> BTreeMap<u32, ClassIx> {
+    last.iter()
+        .map(|(class, number)| (*number, *class))
+        .collect()
+}
+
+pub(super) fn used_identities(state: &State) -> BTreeSet<u32> {
+    state
+        .peers
+        .values()
+        .chain(state.cidrs.values())
+        .copied()
+        .chain([WORLD])
+        .collect()
+}
+
+/// Smallest numbers that are not in use.
+pub(super) struct Free {
+    used: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Free {
+    pub(super) fn new<'a>(used: impl Iterator<Item = &'a u32>, first: u32) -> Self {
+        Self {
+            used: used.copied().collect(),
+            next: first,
+        }
+    }
+
+    pub(super) fn take(&mut self) -> u32 {
+        while self.used.contains(&self.next) {
+            self.next += 1;
+        }
+        self.next += 1;
+        self.next - 1
+    }
+}

@@ -1,0 +1,262 @@
+//! Steps 0 to 4 of a plan as writes: up to the swap. The list is in [`super`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_common::abi::{Endpoint, SLOTS, config_flags};
+use portcullis_common::addr;
+use portcullis_policy::tables::ClassIx;
+
+use super::super::state::{Action, PolicyState, State, policies_of};
+use super::Desired;
+use super::atoms::Atoms;
+use super::cells::{Cells, SetIds};
+use super::matching::policy_ids;
+use super::numbering::Numbering;
+
+/// Collects actions and what they lead to; a write that changes nothing is left out.
+pub(super) struct Writer {
+    pub(super) after: State,
+    pub(super) actions: Vec<Action>,
+}
+
+impl Writer {
+    pub(super) fn push(&mut self, action: Action) {
+        self.after.apply(&action);
+        self.actions.push(action);
+    }
+
+    pub(super) fn endpoints_gone(&mut self, desired: &Desired) {
+        let gone: Vec<(u32, u16)> = self
+            .after
+            .endpoints
+            .iter()
+            .filter(|(ifindex, now)| {
+                desired
+                    .endpoints
+                    .get(ifindex)
+                    .is_none_or(|want| want.uid != now.uid)
+            })
+            .map(|(ifindex, now)| (*ifindex, now.slot))
+            .collect();
+        for (ifindex, slot) in gone {
+            // An interface that another pod has taken over is rewritten below, in one write.
+            if !desired.endpoints.contains_key(&ifindex) {
+                self.push(Action::DropEndpoint { ifindex });
+            }
+            let generation = self
+                .after
+                .slots
+                .get(&slot)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(1);
+            self.push(Action::PutSlot { slot, generation });
+        }
+    }
+
+    pub(super) fn leaves(&mut self, desired: &Desired, sets: &SetIds) {
+        for (id, set) in &sets.new {
+            self.push(Action::PutSet {
+                id: *id,
+                set: set.clone(),
+            });
+        }
+        for service in desired.services.difference(&self.after.services.clone()) {
+            self.push(Action::PutService { service: *service });
+        }
+        for (addr, own) in &desired.nodes {
+            if self.after.nodes.get(addr) != Some(&if *own { 1 } else { 2 }) {
+                self.push(Action::PutNode {
+                    addr: *addr,
+                    own: *own,
+                });
+            }
+        }
+        for id in desired.cgroups.difference(&self.after.cgroups.clone()) {
+            self.push(Action::PutCgroup { id: *id });
+        }
+    }
+
+    /// Under policies in force a fresh number gets its parent's cell, or where it has none (`direct`) the wanted one.
+    pub(super) fn rows_of_fresh_identities(
+        &mut self,
+        state: &State,
+        numbering: &Numbering,
+        cells: &Cells,
+        ids: &[u32],
+    ) {
+        let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
+        let wanted: BTreeMap<u32, &PolicyState> = ids.iter().copied().zip(&cells.0).collect();
+        for (id, now) in &state.policies {
+            for (number, parent) in &numbering.fresh {
+                let cell = match parent {
+                    Some(parent) if in_use.contains(id) || wanted.contains_key(id) => {
+                        now.rows.get(parent)
+                    }
+                    None => wanted.get(id).and_then(|wanted| wanted.rows.get(number)),
+                    Some(_) => None,
+                };
+                if let Some(cell) = cell
+                    && self
+                        .after
+                        .policies
+                        .get(id)
+                        .and_then(|policy| policy.rows.get(number))
+                        != Some(cell)
+                {
+                    self.push(Action::PutRow {
+                        policy: *id,
+                        identity: *number,
+                        cell: *cell,
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn addresses(&mut self, atoms: &Atoms, staged: &BTreeMap<(u32, ClassIx), u32>) {
+        for (prefix, pair) in &atoms.prefixes {
+            let known = self.after.cidrs.get(prefix).copied();
+            // A prefix that is new to the kernel may stand only for what it stood for.
+            if known != Some(staged[pair])
+                && (known.is_some() || atoms.wanted_prefixes.contains(prefix))
+            {
+                self.push(Action::PutCidr {
+                    prefix: *prefix,
+                    identity: staged[pair],
+                });
+            }
+        }
+        for (addr, pair) in &atoms.addresses {
+            if self.after.peers.get(addr) != Some(&staged[pair]) {
+                self.push(Action::PutPeer {
+                    addr: *addr,
+                    identity: staged[pair],
+                });
+            }
+        }
+    }
+
+    /// Settings; `widening` = before the swap, when what is only in the old tables still counts.
+    pub(super) fn config(&mut self, desired: &Desired, widening: bool) {
+        let mut config = desired.config;
+        let services =
+            !self.after.services.is_empty() && (widening || !desired.services.is_empty());
+        config.flags &= !(config_flags::SERVICES | config_flags::CIDRS);
+        config.flags |= if services { config_flags::SERVICES } else { 0 };
+        config.flags |= if self.after.cidrs.is_empty() {
+            0
+        } else {
+            config_flags::CIDRS
+        };
+        if config != self.after.config {
+            self.push(Action::PutConfig { config });
+        }
+    }
+
+    pub(super) fn policies(&mut self, state: &State, cells: &Cells, ids: &[u32]) {
+        for (id, wanted) in ids.iter().zip(&cells.0) {
+            if state.policies.contains_key(id) {
+                continue;
+            }
+            for (identity, cell) in &wanted.rows {
+                if Some(cell) != wanted.default.as_ref() {
+                    self.push(Action::PutRow {
+                        policy: *id,
+                        identity: *identity,
+                        cell: *cell,
+                    });
+                }
+            }
+            if let Some(cell) = wanted.default {
+                self.push(Action::PutDefault { policy: *id, cell });
+            }
+        }
+    }
+
+    pub(super) fn endpoints(
+        &mut self,
+        state: &State,
+        desired: &Desired,
+        atoms: &Atoms,
+        numbering: &Numbering,
+        ids: &[u32],
+    ) {
+        // Where an address moved straight to another identity, whoever tells the two apart has to look at its open connections again.
+        let moved: BTreeSet<(u32, u32)> = atoms
+            .addresses
+            .values()
+            .chain(atoms.prefixes.values())
+            .map(|pair| (pair.0, numbering.staged[pair]))
+            .filter(|(from, to)| from != to && !matches!(numbering.fresh.get(to), Some(Some(_))))
+            .collect();
+        for (ifindex, want) in &desired.endpoints {
+            let now = state
+                .endpoints
+                .get(ifindex)
+                .filter(|now| now.uid == want.uid);
+            let (ingress, egress) = policy_ids(want, ids);
+            let mut endpoint = Endpoint {
+                v4: want.addresses[addr::V4],
+                v6: want.addresses[addr::V6],
+                ingress,
+                egress,
+                flags: want.flags,
+                uid: want.uid,
+                ..now.copied().unwrap_or_default()
+            };
+            if let Some(now) = now {
+                let tells_apart = policies_of(now).any(|id| self.tells_apart(id, &moved));
+                if endpoint != *now || tells_apart {
+                    endpoint.revision = now.revision.wrapping_add(1);
+                    self.push(Action::PutEndpoint {
+                        ifindex: *ifindex,
+                        endpoint,
+                    });
+                }
+                continue;
+            }
+            let Some(slot) = self.free_slot() else {
+                continue;
+            };
+            let generation = self
+                .after
+                .slots
+                .get(&slot)
+                .copied()
+                .unwrap_or(0)
+                .wrapping_add(1);
+            self.push(Action::PutSlot { slot, generation });
+            endpoint.slot = slot;
+            endpoint.generation = generation as u8;
+            endpoint.revision = 1;
+            self.push(Action::PutEndpoint {
+                ifindex: *ifindex,
+                endpoint,
+            });
+        }
+    }
+
+    fn tells_apart(&self, policy: u32, moved: &BTreeSet<(u32, u32)>) -> bool {
+        let Some(policy) = self.after.policies.get(&policy) else {
+            return false;
+        };
+        moved.iter().any(|(from, to)| {
+            policy.rows.get(from).or(policy.default.as_ref())
+                != policy.rows.get(to).or(policy.default.as_ref())
+        })
+    }
+
+    /// A slot that nobody has; of those that were used before, the one with the fewest generations, so that numbers come back as late as possible.
+    fn free_slot(&self) -> Option<u16> {
+        let taken: BTreeSet<u16> = self
+            .after
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.slot)
+            .collect();
+        (1..SLOTS as u16)
+            .filter(|slot| !taken.contains(slot))
+            .min_by_key(|slot| (self.after.slots.get(slot).copied().unwrap_or(0), *slot))
+    }
+}
