@@ -25,8 +25,15 @@ use tokio::sync::{mpsc, oneshot};
 use crate::kube::manifests::Rereader;
 use crate::metrics;
 use crate::report::NodeStatus;
-use crate::run::Request;
 use crate::settings::Settings;
+
+/// What the admin socket asks of the world task.
+pub enum Request {
+    /// The agent's word on itself.
+    Status(oneshot::Sender<NodeStatus>),
+    /// Answered once everything that stood in the channels before is in force.
+    Synced(oneshot::Sender<()>),
+}
 
 #[derive(Clone)]
 struct Context {

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let json = wants_json(&cli.command);
     let mut out = io::stdout().lock();
     let result = dispatch(cli.command, &mut out).and_then(|code| {
-        commands::unless_closed(out.flush())?;
+        failure::unless_closed(out.flush())?;
         Ok(code)
     });
     match result {

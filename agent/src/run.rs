@@ -9,24 +9,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::api;
+use crate::api::{self, Request};
 use crate::endpoint::{Observed, observe};
 use crate::flowlog;
 use crate::kube::{Batch, manifests, watch as kube_watch};
 use crate::reconcile::Node;
-use crate::report::NodeStatus;
 use crate::settings::Settings;
 
 /// How often connections that are gone are collected.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// What the admin socket asks of the world task.
-pub enum Request {
-    /// The agent's word on itself.
-    Status(oneshot::Sender<NodeStatus>),
-    /// Answered once everything that stood in the channels before is in force.
-    Synced(oneshot::Sender<()>),
-}
 
 /// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
 pub async fn run(settings: Settings) -> Result<()> {

@@ -12,11 +12,11 @@ use anyhow::{Context as _, Result};
 use nix::net::if_::if_nameindex;
 use serde_json::{Map, Value, json};
 
+use super::API_VERSION;
 use super::table::Table;
-use super::{API_VERSION, unless_closed};
 use crate::dataplane::inspect::{self, LinkTarget, PinnedMap};
 use crate::dataplane::pins::Pins;
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, exit, unless_closed};
 use decode::Decoder;
 
 /// Key and value record of every map.

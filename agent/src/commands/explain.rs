@@ -18,8 +18,8 @@ use portcullis_policy::model;
 use portcullis_policy::probe::{Owner, Probe, ProbeError, ResolvedProbe, Resolver};
 use serde::Serialize;
 
-use super::{API_VERSION, unless_closed};
-use crate::failure::{Failure, exit};
+use super::API_VERSION;
+use crate::failure::{Failure, exit, unless_closed};
 use crate::kube::manifests;
 use crate::world::World;
 

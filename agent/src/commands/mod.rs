@@ -9,7 +9,6 @@ pub mod status;
 pub mod table;
 pub mod uninstall;
 
-use std::io;
 use std::path::Path;
 
 use crate::dataplane::preflight;
@@ -27,23 +26,4 @@ pub fn preflight(settings: &Settings) -> Result<(), Failure> {
 /// The same for whoever has no settings.
 pub fn preflight_at(bpffs: &Path) -> Result<(), Failure> {
     preflight::check(bpffs).map_err(|error| Failure::from(anyhow::Error::from(error)))
-}
-
-/// A closed pipe is no error.
-pub fn unless_closed(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_pipe_is_a_success_and_a_full_disk_is_not() {
-        assert!(unless_closed(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
-        assert!(unless_closed(Err(io::ErrorKind::StorageFull.into())).is_err());
-    }
 }

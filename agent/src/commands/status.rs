@@ -8,8 +8,7 @@ use std::io::Write;
 use anyhow::Result;
 
 use super::table::Table;
-use super::unless_closed;
-use crate::failure::exit;
+use crate::failure::{exit, unless_closed};
 use crate::report::{EndpointStatus, NodeStatus};
 
 /// How much is said.

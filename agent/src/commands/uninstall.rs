@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::unless_closed;
 use crate::dataplane;
 use crate::dataplane::pins::Pins;
-use crate::failure::{Failure, exit};
+use crate::failure::{Failure, exit, unless_closed};
 
 /// Removes every pin and filter below `bpffs`; without `yes` says what that would be. A second time finds nothing, which is a success too.
 pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {

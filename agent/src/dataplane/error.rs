@@ -14,7 +14,18 @@ use aya::programs::tc::TcError;
 use aya::sys::SyscallError;
 use aya::{BtfError, EbpfError};
 
-use super::kernel::WriteError;
+use super::state::Action;
+
+/// A write that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("writing {action:?}")]
+pub struct WriteError {
+    /// What was to be written.
+    pub action: Box<Action>,
+    /// What the kernel said: E2BIG or ENOSPC when a map is full, ENOMEM.
+    #[source]
+    pub source: MapError,
+}
 
 /// What the dataplane needs and does not find.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ use portcullis_common::addr::Addr;
 use portcullis_common::policy;
 use zerocopy::IntoBytes as _;
 
+use super::error::WriteError;
 use super::pins::Pins;
 use super::state::{Action, PortSet, State, service_key};
 
@@ -38,17 +39,6 @@ pub struct Tables {
 }
 
 type PolicyRow = PolicyKey;
-
-/// A write that the kernel refused.
-#[derive(Debug, thiserror::Error)]
-#[error("writing {action:?}")]
-pub struct WriteError {
-    /// What was to be written.
-    pub action: Box<Action>,
-    /// What the kernel said: E2BIG or ENOSPC when a map is full, ENOMEM.
-    #[source]
-    pub source: MapError,
-}
 
 impl Tables {
     /// Opens every map by its pin.

@@ -13,8 +13,7 @@ use portcullis_policy::probe::ProbeError;
 
 use super::Failure;
 use crate::client::ClientError;
-use crate::dataplane::error::{OpenError, is_ours};
-use crate::dataplane::kernel::WriteError;
+use crate::dataplane::error::{OpenError, WriteError, is_ours};
 use crate::dataplane::preflight::OLDEST_KERNEL;
 use crate::kube::manifests::ManifestError;
 
