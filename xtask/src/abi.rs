@@ -9,9 +9,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::build::Layout;
 use crate::command::say;
 use crate::failure::Failure;
+use crate::layout::Layout;
 
 const RECORDS: &str = "common/src/abi.rs";
 const VERSION: &str = "common/src/lib.rs";

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
-use crate::build::{self, Layout};
+use crate::build;
 use crate::command::succeeds;
 use crate::failure::Failure;
+use crate::layout::Layout;
 use crate::setup;
 
 pub(crate) fn run(name: &str, args: &[String]) -> Result<bool> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::failure::Failure;
-use crate::setup;
+use crate::layout;
 
 /// Quiet for longer than this, and a line says that work goes on.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -99,7 +99,7 @@ pub(crate) fn describe(command: &Command) -> String {
 }
 
 fn log_path(what: &str) -> Result<PathBuf> {
-    let folder = setup::cache().join("log");
+    let folder = layout::cache().join("log");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let name: String = what
         .chars()

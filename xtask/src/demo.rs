@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Layout};
+use crate::build;
+use crate::layout::Layout;
 use crate::setup;
 
 pub(crate) fn run(args: &[String]) -> Result<bool> {

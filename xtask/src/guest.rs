@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use crate::elf::Elf;
 use crate::failure::Failure;
 use crate::initramfs::Archive;
+use crate::layout;
 use crate::setup;
 
 /// Kernels we can boot: version, Debian meta-package, how the real package's name starts.
@@ -96,7 +97,7 @@ pub(crate) fn kernel(version: &str) -> Result<Kernel> {
     if let Some(kernel) = newest(Path::new("/"), version) {
         return Ok(kernel);
     }
-    let unpacked = fs::read_dir(setup::cache().join("packages"))
+    let unpacked = fs::read_dir(layout::cache().join("packages"))
         .into_iter()
         .flatten()
         .filter_map(|entry| newest(&entry.ok()?.path(), version))

@@ -4,9 +4,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::build::{self, Layout};
 use crate::command::{say, succeeds};
 use crate::failure::three_lines;
+use crate::layout::{self, Layout};
 use crate::{abi, setup, tree};
 
 pub(crate) fn run() -> Result<bool> {
@@ -16,7 +16,7 @@ pub(crate) fn run() -> Result<bool> {
     let cargo = |args: &[&str]| {
         say(&format!("== cargo {}", args.join(" ")));
         succeeds(
-            Command::new(build::cargo_path())
+            Command::new(layout::cargo_path())
                 .current_dir(&layout.root)
                 .args(args)
                 .env("RUSTDOCFLAGS", "-D warnings"),

@@ -13,6 +13,7 @@ mod elf;
 mod failure;
 mod guest;
 mod initramfs;
+mod layout;
 mod lint;
 mod object;
 mod setup;

@@ -15,10 +15,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::build::{self, Layout};
 use crate::command::{loud, output, quiet, say};
 use crate::elf::Elf;
 use crate::failure::Failure;
+use crate::layout::{self, Layout};
 use crate::setup;
 
 /// Pinned, because LLVM and the linker must stay together: 1.97 with LLVM 22.
@@ -63,7 +63,7 @@ pub(crate) fn build(layout: &Layout) -> Result<PathBuf> {
         compiler.rustc.display(),
         compiler.llvm
     ));
-    let mut cargo = clean(&build::cargo_path());
+    let mut cargo = clean(&layout::cargo_path());
     cargo
         .current_dir(&layout.root)
         .args(["build", "--locked", "--package", "portcullis-ebpf"])
@@ -177,7 +177,7 @@ fn find_linker(compiler: &Compiler) -> Result<PathBuf> {
     {
         return Ok(found);
     }
-    let folder = setup::cache()
+    let folder = layout::cache()
         .join("tools")
         .join(format!("bpf-linker-{LINKER_VERSION}-llvm-{llvm}"));
     let linker = folder.join("bin").join("bpf-linker");
@@ -196,7 +196,7 @@ fn find_linker(compiler: &Compiler) -> Result<PathBuf> {
         folder.display()
     ));
     let feature = format!("llvm-{llvm}");
-    let mut cargo = Command::new(build::cargo_path());
+    let mut cargo = Command::new(layout::cargo_path());
     for name in FOREIGN.iter().filter(|name| **name != "RUSTUP_TOOLCHAIN") {
         cargo.env_remove(name);
     }

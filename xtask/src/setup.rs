@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{output, quiet, say};
 use crate::failure::Failure;
+use crate::layout;
 
 /// A command we call and the Debian package that has it.
 pub(crate) struct Tool {
@@ -115,7 +116,7 @@ pub(crate) fn available(package: &str) -> bool {
 
 /// Downloads a Debian package and unpacks it into the cache, without installing it; no root needed.
 pub(crate) fn unpack(package: &str, purpose: &str) -> Result<PathBuf> {
-    let folder = cache().join("packages").join(package);
+    let folder = layout::cache().join("packages").join(package);
     if folder.is_dir() {
         return Ok(folder);
     }
@@ -178,19 +179,6 @@ pub(crate) fn find(command: &str) -> Option<PathBuf> {
             fs::metadata(file)
                 .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         })
-}
-
-/// Our own folder for tools and packages, shared by all clones.
-pub(crate) fn cache() -> PathBuf {
-    let absolute = |name: &str| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(|| PathBuf::from("/var/tmp"))
-        .join("portcullis")
 }
 
 pub(crate) fn is_root() -> bool {

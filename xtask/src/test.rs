@@ -17,9 +17,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::build::{self, Layout};
+use crate::build;
 use crate::command::say;
 use crate::failure::Failure;
+use crate::layout::Layout;
 use crate::tally::Tally;
 use crate::{setup, vm};
 

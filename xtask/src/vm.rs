@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::build::{self, Layout};
+use crate::build;
 use crate::command::{HEARTBEAT, quiet, say};
 use crate::failure::Failure;
 use crate::guest::{self, Load, MARK};
+use crate::layout::Layout;
 use crate::setup;
 use crate::tally::{Tally, show};
 use crate::test::TestFile;
