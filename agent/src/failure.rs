@@ -82,6 +82,7 @@ pub const CODES: &[Code] = &[
     code("PC5005", "not permitted", exit::NOT_PERMITTED),
     code("PC5006", "not confirmed", exit::USAGE),
     code("PC6001", "the lab cannot run here", exit::NEGATIVE),
+    code("PC6002", "there is no such lab", exit::NEGATIVE),
 ];
 
 /// `docs/errors.md`.

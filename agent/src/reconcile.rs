@@ -25,6 +25,7 @@ use crate::dataplane::attach::Role;
 use crate::dataplane::plan::Desired;
 use crate::endpoint::cgroup::{self, PodCgroup};
 use crate::endpoint::{EndpointBinding, InterfaceKind, Observed, resolve};
+use crate::failure::Failure;
 use crate::kube::Batch;
 use crate::settings::Settings;
 use crate::world::World;
@@ -55,9 +56,19 @@ pub struct Node {
 impl Node {
     /// Opens the dataplane and puts up what needs no API data. Attaches nothing to pods yet, unless an earlier agent's tables were taken over.
     pub fn open(settings: Settings, observed: Arc<Observed>) -> Result<Self> {
-        let mut dataplane = Dataplane::open(&settings.bpffs)?;
+        // What may be wrong with the settings comes before anything is pinned.
         let cgroup = cgroup::find(settings.pod_cgroup.as_deref(), settings.own_uid.as_deref())
             .map_err(|error| error.to_string());
+        if let (Err(error), Some(_)) = (&cgroup, &settings.pod_cgroup) {
+            return Err(Failure::new(
+                "PC1007",
+                "no pods' cgroup",
+                error.clone(),
+                "give a cgroup2 directory with --pod-cgroup",
+            )
+            .into());
+        }
+        let mut dataplane = Dataplane::open(&settings.bpffs)?;
         match &cgroup {
             Ok(found) => {
                 let host = match &settings.host_cgroup {
@@ -69,9 +80,6 @@ impl Node {
                     dataplane.hooks().attach_host_cgroup(&host)?;
                 }
             }
-            Err(error) if settings.pod_cgroup.is_some() => anyhow::bail!(
-                "no pods' cgroup\nwhy:  {error}\ndo:   give a cgroup2 directory with --pod-cgroup"
-            ),
             Err(reason) => info!(%reason, "Socket hooks for pods in the host network are off"),
         }
         let mut node = Self {

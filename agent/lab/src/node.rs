@@ -184,7 +184,9 @@ impl Lab {
     /// Opens a lab that another process built; dropping it leaves the lab as it is.
     pub fn open(name: &str) -> Result<Self> {
         let Some(state) = LabState::load(name)? else {
-            bail!("there is no lab {name}")
+            bail!(
+                "there is no such lab\nwhy:  no lab of the name {name} is up\ndo:   see `portcullis lab status`, name one with --name, or build it with `portcullis lab up`"
+            )
         };
         let node = NetNs::open(&state.netns("node"))?;
         let mut links = node.run(Netlink::open)?;

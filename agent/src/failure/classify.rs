@@ -181,8 +181,8 @@ fn three_lines(error: &anyhow::Error) -> Option<Failure> {
         let (what, rest) = text.split_once("\nwhy:")?;
         let (why, todo) = rest.split_once("\ndo:")?;
         let code = match what.trim() {
-            "no pods' cgroup" => "PC1007",
             "the lab cannot run here" => "PC6001",
+            "there is no such lab" => "PC6002",
             _ => "PC5000",
         };
         Some(Failure::new(code, what, why, todo))
@@ -311,10 +311,12 @@ mod tests {
 
     #[test]
     fn three_lines_in_a_message_stay_three_lines() {
-        let failure = Failure::from(anyhow!("no pods' cgroup\nwhy:  it is gone\ndo:   make one"));
+        let failure = Failure::from(anyhow!(
+            "there is no such lab\nwhy:  it is gone\ndo:   make one"
+        ));
         assert_eq!(
             failure,
-            Failure::new("PC1007", "no pods' cgroup", "it is gone", "make one")
+            Failure::new("PC6002", "there is no such lab", "it is gone", "make one")
         );
     }
 
