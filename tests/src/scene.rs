@@ -11,18 +11,21 @@
 //! | `wire` | single segments and datagrams, built and seen below the kernel's sockets |
 //! | `traffic` | numbered datagrams and streams that count what is lost |
 //! | `kernel` | BPF objects of the machine, counted |
+//! | `table` | pinned maps, read and written |
 //!
 //! A scene that is dropped by a panic first shows the agent's state; what `down` takes away is checked to be gone.
 
 pub mod admin;
 pub mod kernel;
 pub mod objects;
+pub mod table;
 pub mod traffic;
 pub mod wire;
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{self, Output};
+use std::process::{self, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -186,11 +189,37 @@ impl Scene {
     /// A pod's first address.
     #[must_use]
     pub fn address(&self, key: &str) -> IpAddr {
-        self.lab
+        self.addresses(key)[0]
+    }
+
+    /// A pod's addresses in the order in which they were given.
+    #[must_use]
+    pub fn addresses(&self, key: &str) -> &[IpAddr] {
+        &self
+            .lab
             .pod(key)
             .expect("the lab has the pod")
             .pod
-            .addresses[0]
+            .addresses
+    }
+
+    /// One of the agent's pinned maps.
+    #[must_use]
+    pub fn table(&self, name: &str) -> table::Table {
+        table::Table::open(&self.pins().join("maps").join(name))
+    }
+
+    /// Where the agent's pins are.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        let version = format!("v{}", portcullis_common::ABI_VERSION);
+        self.agent.record().bpffs.join(version)
+    }
+
+    /// Runs a program in the node's network namespace with `input`; it has to succeed. What it says.
+    #[must_use]
+    pub fn on_node(&self, argv: &[&str], input: &str) -> String {
+        run_in(self.lab.node(), argv, input)
     }
 
     /// The agent's socket.
@@ -259,6 +288,29 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Runs a program in a network namespace with `input`; it has to succeed. What it says.
+#[must_use]
+pub fn run_in(namespace: &NetNs, argv: &[&str], input: &str) -> String {
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    namespace
+        .enter(&mut command)
+        .expect("a namespace can be entered");
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", argv[0]));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin
+        .write_all(input.as_bytes())
+        .expect("the program reads its input");
+    drop(stdin);
+    let output = child.wait_with_output().expect("a child can be waited for");
+    assert!(output.status.success(), "{argv:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Stops the test with the one reason why it cannot run.

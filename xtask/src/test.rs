@@ -57,23 +57,22 @@ const FILES: &[(&str, Rung)] = &[
     ("agent/lab/tests/background.rs", Rung::Netns),
     ("agent/lab/tests/demo.rs", Rung::Netns),
     ("tests/tests/conntrack.rs", Rung::Netns),
+    ("tests/tests/services.rs", Rung::Netns),
     ("tests/tests/guard.rs", Rung::Netns),
     ("tests/tests/restart.rs", Rung::Netns),
     ("tests/tests/leak.rs", Rung::Netns),
-    ("tests/tests/lab.rs", Rung::Netns),
-    ("tests/tests/watch.rs", Rung::Agent),
+    ("tests/tests/feed.rs", Rung::Agent),
 ];
 
 /// Rows of [`FILES`] whose file is still being written. A row that has its file must not stand here.
 const ANNOUNCED: &[&str] = &[
     "tests/tests/verifier.rs",
     "tests/tests/packets.rs",
-    "tests/tests/conntrack.rs",
+    "tests/tests/services.rs",
     "tests/tests/guard.rs",
     "tests/tests/restart.rs",
     "tests/tests/leak.rs",
-    "tests/tests/lab.rs",
-    "tests/tests/watch.rs",
+    "tests/tests/feed.rs",
 ];
 
 /// Tests share the machine's interfaces, CPUs and BPF memory limits with each other.

@@ -3,68 +3,19 @@
 //! A wire is the pod's `eth0` as a packet socket. Kernels answer segments that they did not ask for, so a pod whose segments are all made by hand is
 //! made *deaf* first: without its address its kernel drops what arrives, and the packet socket still sees it.
 
+mod segment;
+
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 use portcullis_lab::NetNs;
 use portcullis_lab::outside::{NODE_MAC, OUTSIDE_INTERFACE, OUTSIDE_MAC};
 use portcullis_lab::wire::PacketSocket;
 
 use super::{NEVER, SOON, Scene, wait_until};
 
-/// TCP flags by name.
-pub mod flag {
-    /// No more data.
-    pub const FIN: u8 = 1;
-    /// Opens.
-    pub const SYN: u8 = 2;
-    /// Breaks off.
-    pub const RST: u8 = 4;
-    /// Acknowledges.
-    pub const ACK: u8 = 16;
-}
-
-/// What is above IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A TCP segment with these flags.
-    Tcp(u8),
-    /// A UDP datagram.
-    Udp,
-}
-
-/// A packet, as little of it as matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// From.
-    pub src: SocketAddr,
-    /// To.
-    pub dst: SocketAddr,
-    /// TCP or UDP.
-    pub kind: Kind,
-}
-
-/// A TCP segment.
-#[must_use]
-pub fn tcp(src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Segment {
-    Segment {
-        src: src.into(),
-        dst: dst.into(),
-        kind: Kind::Tcp(flags),
-    }
-}
-
-/// A datagram.
-#[must_use]
-pub fn udp(src: (IpAddr, u16), dst: (IpAddr, u16)) -> Segment {
-    Segment {
-        src: src.into(),
-        dst: dst.into(),
-        kind: Kind::Udp,
-    }
-}
+pub use segment::{Kind, Segment, chunk, echo, flag, sctp, tcp, udp, unreachable};
 
 /// One end of a veth, below the kernel's sockets.
 #[derive(Debug)]
@@ -117,7 +68,7 @@ impl Wire {
 
     /// Sends one.
     pub fn send(&self, segment: Segment) {
-        let frame = frame(&segment, self.own, self.other);
+        let frame = segment::frame(&segment, self.own, self.other);
         self.socket.send(&frame).expect("a frame can be sent");
     }
 
@@ -125,7 +76,7 @@ impl Wire {
     #[must_use]
     pub fn count(&self, segment: Segment) -> usize {
         let mut seen = self.seen.borrow_mut();
-        let drained = self.socket.drain(|frame| seen.extend(read(frame)));
+        let drained = self.socket.drain(|frame| seen.extend(segment::read(frame)));
         drained.expect("frames can be received");
         seen.iter().filter(|other| **other == segment).count()
     }
@@ -178,74 +129,4 @@ pub fn handshake(client: &Wire, server: &Wire, from: (IpAddr, u16), to: (IpAddr,
     passes(client, server, tcp(from, to, flag::SYN));
     passes(server, client, tcp(to, from, flag::SYN | flag::ACK));
     passes(client, server, tcp(from, to, flag::ACK));
-}
-
-fn frame(segment: &Segment, own: [u8; 6], other: [u8; 6]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(own, other);
-    let builder = match (segment.src.ip(), segment.dst.ip()) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => builder.ipv4(src.octets(), dst.octets(), 64),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => builder.ipv6(src.octets(), dst.octets(), 64),
-        _ => panic!("{segment:?} has two families"),
-    };
-    let (src, dst) = (segment.src.port(), segment.dst.port());
-    let mut bytes = Vec::with_capacity(96);
-    let written = match segment.kind {
-        Kind::Udp => builder.udp(src, dst).write(&mut bytes, b"by hand"),
-        Kind::Tcp(flags) => {
-            let mut header = TcpHeader::new(src, dst, 1000, 64_240);
-            header.fin = flags & flag::FIN != 0;
-            header.syn = flags & flag::SYN != 0;
-            header.rst = flags & flag::RST != 0;
-            header.ack = flags & flag::ACK != 0;
-            builder.tcp_header(header).write(&mut bytes, &[])
-        }
-    };
-    written.expect("a small packet can be built");
-    bytes
-}
-
-fn read(frame: &[u8]) -> Option<Segment> {
-    let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    let (src, dst): (IpAddr, IpAddr) = match packet.net? {
-        NetSlice::Ipv4(slice) => {
-            let header = slice.header();
-            (
-                header.source_addr().into(),
-                header.destination_addr().into(),
-            )
-        }
-        NetSlice::Ipv6(slice) => {
-            let header = slice.header();
-            (
-                header.source_addr().into(),
-                header.destination_addr().into(),
-            )
-        }
-        NetSlice::Arp(_) => return None,
-    };
-    match packet.transport? {
-        TransportSlice::Udp(header) => Some(udp(
-            (src, header.source_port()),
-            (dst, header.destination_port()),
-        )),
-        TransportSlice::Tcp(header) => {
-            let bits = [
-                (header.fin(), flag::FIN),
-                (header.syn(), flag::SYN),
-                (header.rst(), flag::RST),
-                (header.ack(), flag::ACK),
-            ];
-            let flags = bits
-                .iter()
-                .filter(|(set, _)| *set)
-                .map(|(_, bit)| bit)
-                .sum();
-            Some(tcp(
-                (src, header.source_port()),
-                (dst, header.destination_port()),
-                flags,
-            ))
-        }
-        _ => None,
-    }
 }

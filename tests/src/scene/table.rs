@@ -1,0 +1,154 @@
+//! A pinned map, read and written behind the agent's back: entries counted, made older, forged.
+//!
+//! The layouts are `common`'s, the calls are the kernel's: nothing of the agent or of aya is between a test and what the programs see.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Commands of `bpf` (`enum bpf_cmd`).
+mod command {
+    pub(super) const LOOKUP: i64 = 1;
+    pub(super) const UPDATE: i64 = 2;
+    pub(super) const NEXT_KEY: i64 = 4;
+    pub(super) const OBJ_GET: i64 = 7;
+}
+
+/// `BPF_EXIST`: a change, never a new entry.
+const EXIST: u64 = 2;
+
+/// An open map.
+#[derive(Debug)]
+pub struct Table {
+    fd: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+#[repr(C)]
+struct Attributes {
+    fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl Table {
+    /// Opens a pin. Maps with a value for each processor are not read here.
+    #[must_use]
+    pub fn open(pin: &Path) -> Self {
+        #[repr(C)]
+        struct Pin {
+            path: u64,
+            fd: u32,
+            flags: u32,
+        }
+        let path = CString::new(pin.as_os_str().as_bytes()).expect("a path has no zero byte");
+        let mut attributes = Pin {
+            path: path.as_ptr() as u64,
+            fd: 0,
+            flags: 0,
+        };
+        let fd = call(command::OBJ_GET, &mut attributes)
+            .unwrap_or_else(|error| panic!("{} cannot be opened: {error}", pin.display()));
+        // SAFETY: the kernel just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+            .expect("an open descriptor has its info");
+        let size = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse().ok())
+                .unwrap_or_else(|| panic!("{} is no map: {info}", pin.display()))
+        };
+        Self {
+            key_size: size("key_size:"),
+            value_size: size("value_size:"),
+            fd,
+        }
+    }
+
+    /// All keys, those that come and go meanwhile perhaps.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0_u8; self.key_size];
+            let mut attributes = Attributes {
+                fd: self.fd.as_raw_fd() as u32,
+                padding: 0,
+                key: keys.last().map_or(0, |key| key.as_ptr() as u64),
+                value: next.as_mut_ptr() as u64,
+                flags: 0,
+            };
+            if call(command::NEXT_KEY, &mut attributes).is_err() {
+                return keys;
+            }
+            keys.push(next);
+        }
+    }
+
+    /// The value of a key, if it is there.
+    #[must_use]
+    pub fn get<V: FromBytes>(&self, key: &[u8]) -> Option<V> {
+        let mut value = vec![0_u8; self.value_size];
+        let mut attributes = self.attributes(key, value.as_mut_ptr() as u64, 0);
+        call(command::LOOKUP, &mut attributes).ok()?;
+        Some(V::read_from_bytes(&value).expect("the record is the map's"))
+    }
+
+    /// Every entry.
+    #[must_use]
+    pub fn entries<K: FromBytes, V: FromBytes>(&self) -> Vec<(K, V)> {
+        let entry = |key: Vec<u8>| {
+            let value = self.get(&key)?;
+            let key = K::read_from_bytes(&key).expect("the record is the map's");
+            Some((key, value))
+        };
+        self.keys().into_iter().filter_map(entry).collect()
+    }
+
+    /// Changes an entry that is there; says whether it was.
+    pub fn replace<K, V>(&self, key: &K, value: &V) -> bool
+    where
+        K: IntoBytes + Immutable,
+        V: IntoBytes + Immutable,
+    {
+        let value = value.as_bytes();
+        assert_eq!(value.len(), self.value_size, "the record is the map's");
+        let mut attributes = self.attributes(key.as_bytes(), value.as_ptr() as u64, EXIST);
+        call(command::UPDATE, &mut attributes).is_ok()
+    }
+
+    fn attributes(&self, key: &[u8], value: u64, flags: u64) -> Attributes {
+        assert_eq!(key.len(), self.key_size, "the record is the map's");
+        Attributes {
+            fd: self.fd.as_raw_fd() as u32,
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags,
+        }
+    }
+}
+
+fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: the value is whole, of that size, and outlives the call; so do the buffers that it points to, which are of the map's own sizes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
