@@ -11,12 +11,14 @@
 //! | `wire` | single segments and datagrams, built and seen below the kernel's sockets |
 //! | `traffic` | numbered datagrams and streams that count what is lost |
 //! | `kernel` | BPF objects of the machine, counted |
+//! | `nat` | Service addresses, translated as kube-proxy does |
 //! | `table` | pinned maps, read and written |
 //!
 //! A scene that is dropped by a panic first shows the agent's state; what `down` takes away is checked to be gone.
 
 pub mod admin;
 pub mod kernel;
+pub mod nat;
 pub mod objects;
 pub mod table;
 pub mod traffic;

@@ -68,7 +68,6 @@ const FILES: &[(&str, Rung)] = &[
 const ANNOUNCED: &[&str] = &[
     "tests/tests/verifier.rs",
     "tests/tests/packets.rs",
-    "tests/tests/services.rs",
     "tests/tests/guard.rs",
     "tests/tests/restart.rs",
     "tests/tests/leak.rs",
