@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::API_VERSION;
 use super::table::Table;
 use crate::dataplane::inspect::{self, LinkTarget, PinnedMap};
-use crate::dataplane::pins::Pins;
+use crate::dataplane::pins::{Pins, this_owner};
 use crate::failure::{Failure, exit, unless_closed};
 use decode::Decoder;
 
@@ -108,7 +108,7 @@ pub fn dump(bpffs: &Path, name: &str, raw: bool, json: bool, out: &mut dyn Write
     entries.sort_unstable();
     let decoder = Decoder {
         map: name.clone(),
-        interfaces: interfaces(),
+        interfaces: interfaces(&pins),
         now: now(),
     };
     let mut decoded = Vec::with_capacity(entries.len());
@@ -140,7 +140,7 @@ pub fn progs(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
     let pins = pinned(bpffs)?;
     let programs = inspect::programs(&pins)?;
     let links = inspect::links(&pins)?;
-    let interfaces = interfaces();
+    let interfaces = interfaces(&pins);
     let optional =
         |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let mut table = Table::new(&["PROGRAM", "ID", "TAG", "VERIFIED", "INSTRUCTIONS"]);
@@ -215,8 +215,11 @@ fn write(json: bool, list: &Value, table: &Table, out: &mut dyn Write) -> Result
     Ok(exit::DONE)
 }
 
-/// Indices and names of this network namespace's interfaces.
-fn interfaces() -> Vec<(u32, String)> {
+/// Indices and names of the interfaces that the pins are about: those of this network namespace, or none if they are another's.
+fn interfaces(pins: &Pins) -> Vec<(u32, String)> {
+    if pins.owner() != this_owner().ok() {
+        return Vec::new();
+    }
     let list = if_nameindex().ok();
     let one = |interface: &nix::net::if_::Interface| {
         (
