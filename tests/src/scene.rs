@@ -145,6 +145,17 @@ impl Scene {
         self.manifests.remove(key);
     }
 
+    /// Ends the agent at once.
+    pub fn kill(&mut self) {
+        self.agent.kill().expect("the agent can be killed");
+    }
+
+    /// Starts it again with the same arguments, without waiting for anything.
+    pub fn restart(&mut self) {
+        let started = self.agent.restart(&mut self.lab);
+        started.expect("the agent starts again");
+    }
+
     /// The agent's status.
     #[must_use]
     pub fn status(&self) -> Value {

@@ -75,10 +75,16 @@ impl Wire {
     /// How often exactly this packet has arrived so far.
     #[must_use]
     pub fn count(&self, segment: Segment) -> usize {
+        self.count_if(|other| *other == segment)
+    }
+
+    /// How many such packets have arrived so far.
+    #[must_use]
+    pub fn count_if(&self, such: impl Fn(&Segment) -> bool) -> usize {
         let mut seen = self.seen.borrow_mut();
         let drained = self.socket.drain(|frame| seen.extend(segment::read(frame)));
         drained.expect("frames can be received");
-        seen.iter().filter(|other| **other == segment).count()
+        seen.iter().filter(|other| such(other)).count()
     }
 
     /// Forgets what has arrived.
