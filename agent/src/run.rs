@@ -107,7 +107,11 @@ async fn world_loop(
         let mut request = None;
         tokio::select! {
             Some(batch) = changes.recv() => node.changes(batch),
-            seen = observed.changed() => if seen.is_err() { return },
+            // Waiting takes the change for seen, and it is looked at only below.
+            seen = observed.changed() => match seen {
+                Ok(()) => observed.mark_changed(),
+                Err(_) => return,
+            },
             Some(asks) = asked.recv() => request = Some(asks),
             _ = sweep.tick() => {
                 tokio::task::block_in_place(|| node.sweep());
