@@ -69,7 +69,6 @@ const ANNOUNCED: &[&str] = &[
     "tests/tests/verifier.rs",
     "tests/tests/packets.rs",
     "tests/tests/guard.rs",
-    "tests/tests/leak.rs",
     "tests/tests/feed.rs",
 ];
 

@@ -9,7 +9,10 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use portcullis_common::abi::{Flow, FlowKey};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::Scene;
 
 /// Commands of `bpf` (`enum bpf_cmd`).
 mod command {
@@ -135,6 +138,18 @@ impl Table {
             flags,
         }
     }
+}
+
+/// Makes the connections that `which` chooses look as if their time had been up for a while; how many there were. The agent's next sweep takes them.
+pub fn expire(scene: &Scene, which: impl Fn(&FlowKey, &Flow) -> bool) -> usize {
+    let table = scene.table("pc_conntrack");
+    let entries = table.entries::<FlowKey, Flow>();
+    let chosen = entries.into_iter().filter(|(key, flow)| which(key, flow));
+    let aged = chosen.map(|(key, flow)| {
+        let expires = flow.seen - 10;
+        table.replace(&key, &Flow { expires, ..flow })
+    });
+    aged.filter(|there| *there).count()
 }
 
 fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {

@@ -7,23 +7,12 @@ use std::time::Duration;
 
 use portcullis_common::abi::{Flow, FlowKey};
 use portcullis_common::conntrack::flags;
+use portcullis_tests::scene::table::expire;
 use portcullis_tests::scene::traffic::{Conversation, Stream};
 use portcullis_tests::scene::wire::{Wire, dropped, flag, handshake, passes, tcp, udp};
 use portcullis_tests::scene::{SOON, Scene, wait_until};
 
 use super::{ONE_WAY, pods, ports};
-
-/// Makes the entries that `which` chooses look as if their time had been up for a while; how many there were.
-pub(super) fn expire(scene: &Scene, which: impl Fn(&FlowKey, &Flow) -> bool) -> usize {
-    let table = scene.table("pc_conntrack");
-    let entries = table.entries::<FlowKey, Flow>();
-    let chosen = entries.into_iter().filter(|(key, flow)| which(key, flow));
-    let aged = chosen.map(|(key, flow)| {
-        let expires = flow.seen - 10;
-        table.replace(&key, &Flow { expires, ..flow })
-    });
-    aged.filter(|there| *there).count()
-}
 
 #[test]
 fn a_connection_out_of_time_is_gone_and_the_others_are_not() {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use portcullis_common::abi::Config;
 use portcullis_common::conntrack::TCP;
+use portcullis_tests::scene::table::expire;
 use portcullis_tests::scene::traffic::{
     Conversation, Stream, answers, connects, datagram_socket, is_denied,
 };
 use portcullis_tests::scene::wire::{Wire, flag, passes, tcp, udp};
 use portcullis_tests::scene::{SOON, Scene, ip, pod, run_in, wait_until};
 
-use super::age::expire;
 use super::{pods, ports};
 
 /// More than half-open connections may be.
