@@ -209,52 +209,79 @@ fn payload_end<P: Packet>(packet: &P, length: u32, base: u32) -> Result<u32, u8>
     Ok(length + base)
 }
 
-/// Walks the extension headers. Each has its own unit of length (RFC 8200 4, RFC 4302).
+/// Writes a step once for each of the numbers, and leaves the block `$done` where it answers `false`.
+///
+/// No loop: without `CAP_PERFMON` the verifier also follows what a processor may execute speculatively, and there a loop's bound does not hold it
+/// (Linux 6.18 gives up after 8,192 rounds). Linux 6.1 moreover knows fewer shapes of loops than the compiler makes.
+macro_rules! unrolled {
+    ($done:lifetime, $step:expr, $($number:literal)*) => {
+        $(if !$step($number)? { break $done; })*
+    };
+}
+
+/// Walks the extension headers.
 #[inline(always)]
 fn parse_v6_extended<P: Packet>(packet: &P, parsed: &mut Parsed, total: u32) -> Result<(), u8> {
-    for index in 0..9 {
-        let [next, length, hi, lo, id @ ..] = match parsed.protocol {
-            0 | 60 | 43 | 44 => packet
-                .load::<8>(parsed.transport)
-                .ok_or(reason::MALFORMED)?,
-            59 => return Err(reason::MALFORMED),
-            _ => return transport::<P, 0>(packet, parsed, total),
-        };
-        // Hop-by-hop options come first or not at all; the eighth header was the last that anybody needs.
-        if index == 8 || parsed.protocol == 43 || (parsed.protocol == 0 && index != 0) {
+    let mut step = |index| extension_header(packet, parsed, total, index);
+    'transport: {
+        unrolled!('transport, step, 0 1 2 3 4 5 6 7);
+        // The eighth header was the last that anybody needs.
+        if step(8)? {
             return Err(reason::EXTENSION_HEADER);
         }
-        if parsed.protocol == 44 {
-            let offset = u32::from(u16::from_be_bytes([hi, lo]));
-            parsed.protocol = next;
-            parsed.transport += 8;
-            if parsed.transport > total {
-                return Err(reason::MALFORMED);
-            }
-            if offset & 0xfff9 != 0 {
-                if parsed.fragment != fragment::WHOLE {
-                    return Err(reason::FRAGMENT);
-                }
-                parsed.fragment_id = u32::from_be_bytes(id);
-                let length = total - parsed.transport;
-                set_fragment(parsed, offset & 0xfff8, offset & 1 != 0, length)?;
-                if parsed.fragment >= fragment::LATER {
-                    return Ok(());
-                }
-            }
-            continue;
-        }
-        // The jumbo payload option (RFC 2675) is hop-by-hop and stands first where Linux writes it.
-        if parsed.protocol == 0 && hi == 0xc2 && !packet.is_gso() {
-            return Err(reason::EXTENSION_HEADER);
-        }
+    }
+    transport::<P, 0>(packet, parsed, total)
+}
+
+/// Steps over one extension header; whether there was one. Each has its own unit of length (RFC 8200 4, RFC 4302).
+#[inline(always)]
+fn extension_header<P: Packet>(
+    packet: &P,
+    parsed: &mut Parsed,
+    total: u32,
+    index: u32,
+) -> Result<bool, u8> {
+    if parsed.fragment >= fragment::LATER {
+        return Ok(false);
+    }
+    let [next, length, hi, lo, id @ ..] = match parsed.protocol {
+        0 | 60 | 43 | 44 => packet
+            .load::<8>(parsed.transport)
+            .ok_or(reason::MALFORMED)?,
+        59 => return Err(reason::MALFORMED),
+        _ => return Ok(false),
+    };
+    // Hop-by-hop options come first or not at all.
+    if parsed.protocol == 43 || (parsed.protocol == 0 && index != 0) {
+        return Err(reason::EXTENSION_HEADER);
+    }
+    if parsed.protocol == 44 {
+        let offset = u32::from(u16::from_be_bytes([hi, lo]));
         parsed.protocol = next;
-        parsed.transport += (u32::from(length) + 1) * 8;
+        parsed.transport += 8;
         if parsed.transport > total {
             return Err(reason::MALFORMED);
         }
+        if offset & 0xfff9 != 0 {
+            if parsed.fragment != fragment::WHOLE {
+                return Err(reason::FRAGMENT);
+            }
+            parsed.fragment_id = u32::from_be_bytes(id);
+            let length = total - parsed.transport;
+            set_fragment(parsed, offset & 0xfff8, offset & 1 != 0, length)?;
+        }
+        return Ok(true);
     }
-    Err(reason::EXTENSION_HEADER)
+    // The jumbo payload option (RFC 2675) is hop-by-hop and stands first where Linux writes it.
+    if parsed.protocol == 0 && hi == 0xc2 && !packet.is_gso() {
+        return Err(reason::EXTENSION_HEADER);
+    }
+    parsed.protocol = next;
+    parsed.transport += (u32::from(length) + 1) * 8;
+    if parsed.transport > total {
+        return Err(reason::MALFORMED);
+    }
+    Ok(true)
 }
 
 /// Notes a fragment. A first one must be a multiple of eight bytes; none may reach beyond 65,535; a tiny offset would overwrite ports.
@@ -364,16 +391,20 @@ fn words<P: Packet, const AT: usize>(packet: &P, parsed: &Parsed) -> Result<[u32
 #[inline(always)]
 fn refuse_source_routes<P: Packet>(packet: &P, header: u32) -> Result<(), u8> {
     let mut option = packet.forget(20);
-    for at in 20..60 {
+    let mut step = |at| {
         if at >= header {
-            break;
+            return Ok(false);
         }
         if at != option {
-            continue;
+            return Ok(true);
         }
         let [kind] = packet.load::<1>(at).ok_or(reason::MALFORMED)?;
         match kind {
-            0 => return Ok(()),
+            // The end of the list.
+            0 => {
+                option = header;
+                return Ok(false);
+            }
             1 => option = packet.forget(at + 1),
             131 | 137 => return Err(reason::SOURCE_ROUTE),
             _ => {
@@ -384,6 +415,11 @@ fn refuse_source_routes<P: Packet>(packet: &P, header: u32) -> Result<(), u8> {
                 option = packet.forget(at + u32::from(length));
             }
         }
+        Ok(true)
+    };
+    'end: {
+        unrolled!('end, step, 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39);
+        unrolled!('end, step, 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59);
     }
     // The last option ends with the header, not behind it.
     if option > header {

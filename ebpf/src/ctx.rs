@@ -136,6 +136,13 @@ impl Skb {
         unsafe { (*self.raw).tc_index = stage }
     }
 
+    /// Whether [`Packet::fixed`] reads the packet's bytes itself, and does not ask the kernel for them. Only behind a plain Ethernet header: without
+    /// `CAP_PERFMON` the verifier wants constant offsets (Linux 5.12).
+    #[inline(always)]
+    fn reads_directly(&self) -> bool {
+        self.direct && self.l3 == ETHERNET
+    }
+
     /// Length from the first byte that the hook sees.
     #[inline(always)]
     fn whole_len(&self) -> u32 {
@@ -226,10 +233,10 @@ impl Packet for Skb {
     /// Pulls where the linear part ends early: it is not the end of the packet. Rare (TX rings), and short packets.
     #[inline(always)]
     fn prepare<const N: usize>(&self) {
-        if !self.direct {
+        if !self.reads_directly() {
             return;
         }
-        let want = self.l3 + N;
+        let want = ETHERNET + N;
         // SAFETY: as `protocol`.
         let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
         if data + want > end {
@@ -241,7 +248,7 @@ impl Packet for Skb {
     #[inline(always)]
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
         let mut words = [0; N];
-        if !self.direct {
+        if !self.reads_directly() {
             // SAFETY: as `load_frame`.
             let failed = unsafe {
                 bpf_skb_load_bytes(
@@ -255,7 +262,7 @@ impl Packet for Skb {
         }
         // SAFETY: as `protocol`.
         let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
-        let start = data + self.l3 + OFFSET;
+        let start = data + ETHERNET + OFFSET;
         if start + 4 * N > end {
             return None;
         }

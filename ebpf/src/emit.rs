@@ -40,16 +40,12 @@ pub fn denied(
     outcome: Outcome,
 ) -> bool {
     let (hook, direction, ifindex) = place;
-    let family = usize::from(parsed.family) & 1;
     let report = Report {
         outcome: outcome.0,
         ifindex,
         policy: endpoint.map_or(0, |endpoint| {
-            if direction == 0 {
-                endpoint.ingress[family]
-            } else {
-                endpoint.egress[family]
-            }
+            let (egress, ingress) = tables::policies(endpoint, parsed);
+            if direction == 0 { ingress } else { egress }
         }),
         slot: endpoint.map_or(0, |endpoint| endpoint.slot),
         hook,

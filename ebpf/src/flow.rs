@@ -107,7 +107,7 @@ pub struct Request {
 impl Request {
     #[inline(always)]
     fn new(endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Self {
-        let family = usize::from(parsed.family) & 1;
+        let (egress, ingress) = tables::policies(endpoint, parsed);
         let (remote, local_port, remote_port) = if view & view::SENT != 0 {
             (parsed.dst, parsed.sport, parsed.dport)
         } else {
@@ -116,8 +116,8 @@ impl Request {
         Self {
             key: conntrack::key(endpoint, remote, local_port, remote_port, parsed.protocol),
             revision: endpoint.revision,
-            egress: endpoint.egress[family],
-            ingress: endpoint.ingress[family],
+            egress,
+            ingress,
             view,
             dport: u32::from(parsed.dport),
         }
@@ -126,7 +126,7 @@ impl Request {
     /// The policy that governs connections opened outbound or inbound.
     #[inline(always)]
     fn policy(&self, outbound: bool) -> u32 {
-        if outbound { self.egress } else { self.ingress }
+        *tables::either(outbound, &self.egress, &self.ingress)
     }
 }
 
@@ -490,7 +490,7 @@ extern "C" fn flow_related(
     } else {
         (&quoted.src, &quoted.dst)
     };
-    let endpoint_address = if sent { &parsed.src } else { &parsed.dst };
+    let endpoint_address = tables::either(sent, &parsed.src, &parsed.dst);
     if own != endpoint_address {
         return Outcome::deny(reason::ICMP_ERROR, 0).0;
     }

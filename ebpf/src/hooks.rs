@@ -72,11 +72,7 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
     if is_discovery(parsed) {
         return neighbour::discovery_from(skb, endpoint, parsed).into();
     }
-    let own = if parsed.family == addr::V4 as u8 {
-        &endpoint.v4
-    } else {
-        &endpoint.v6
-    };
+    let own = tables::of_family(&endpoint.v4, &endpoint.v6, parsed);
     if parsed.src != *own {
         return Outcome::deny(reason::SPOOFED_SOURCE, 0);
     }
@@ -298,7 +294,7 @@ extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32
     let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else {
         return Outcome::pass(0).0;
     };
-    if endpoint.egress[usize::from(parsed.family) & 1] == policy::id::NONE {
+    if tables::policies(endpoint, parsed).0 == policy::id::NONE {
         return Outcome::pass(0).0;
     }
     if parsed.fragment >= fragment::LATER {

@@ -11,7 +11,7 @@ use portcullis_common::abi::{Config, Slot};
 use portcullis_common::conntrack::{flags, kind};
 use portcullis_common::reason;
 
-use crate::{atomic, maps};
+use crate::{atomic, maps, tables};
 
 /// Asks for room for a connection in state `state`: the flag to remember with it, or why not.
 #[inline(always)]
@@ -20,21 +20,12 @@ pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
         return Err(reason::QUOTA);
     };
     let outbound = state & flags::OUTBOUND != 0;
-    let (whole, half, limit_whole, limit_half) = if outbound {
-        (
-            counts.flows[0],
-            counts.flows[2],
-            config.quota[0],
-            config.quota[2],
-        )
-    } else {
-        (
-            counts.flows[1],
-            counts.flows[3],
-            config.quota[1],
-            config.quota[3],
-        )
-    };
+    let [out_whole, in_whole, out_half, in_half] = &counts.flows;
+    let whole = *tables::either(outbound, out_whole, in_whole);
+    let half = *tables::either(outbound, out_half, in_half);
+    let [out_whole, in_whole, out_half, in_half] = &config.quota;
+    let limit_whole = *tables::either(outbound, out_whole, in_whole);
+    let limit_half = *tables::either(outbound, out_half, in_half);
     // The node's own probes must get through while a pod is flooded.
     if state & flags::EXEMPT == 0 {
         if half >= u64::from(limit_half) {
@@ -92,14 +83,14 @@ fn move_by(slot: u16, state: u32, by: u64) {
     let Some(counts) = maps::SLOT_STATES.get_ptr_mut(u32::from(slot)) else {
         return;
     };
-    // SAFETY: array values live as long as the map; the counters are 8-byte aligned. One arm for each kind keeps the offset constant.
+    let counts: *mut Slot = counts;
+    // SAFETY: array values live as long as the map; the counters are 8-byte aligned.
     unsafe {
-        let counts: *mut Slot = counts;
         let counter = match kind(state) {
-            0 => &raw mut (*counts).flows[0],
-            1 => &raw mut (*counts).flows[1],
-            2 => &raw mut (*counts).flows[2],
-            _ => &raw mut (*counts).flows[3],
+            0 => tables::constant_offset(&raw mut (*counts).flows[0]),
+            1 => tables::constant_offset(&raw mut (*counts).flows[1]),
+            2 => tables::constant_offset(&raw mut (*counts).flows[2]),
+            _ => tables::constant_offset(&raw mut (*counts).flows[3]),
         };
         atomic::add(counter, by);
     }

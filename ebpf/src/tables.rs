@@ -1,10 +1,13 @@
 //! Reading the tables that the agent writes: `common::policy::Lookup` over the kernel's maps.
 
+use core::arch::asm;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use portcullis_common::abi::{Cell, Config, Endpoint, L4Key, PolicyKey, ServiceKey, config_flags};
-use portcullis_common::addr::Addr;
+use portcullis_common::addr::{self, Addr};
 use portcullis_common::conntrack;
+use portcullis_common::packet::Parsed;
 use portcullis_common::policy::{Decision, Lookup, WORLD, match_ranges};
 
 use crate::maps;
@@ -33,6 +36,49 @@ pub fn config() -> Option<&'static Config> {
 pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: the agent replaces values whole, and a replaced one stays readable until this program ends (RCU).
     unsafe { maps::ENDPOINTS.get(&ifindex) }
+}
+
+/// The first of two fields, or the second, by [`constant_offset`].
+#[inline(always)]
+pub fn either<'a, T>(first: bool, a: &'a T, b: &'a T) -> &'a T {
+    let field = if first {
+        constant_offset((&raw const *a).cast_mut())
+    } else {
+        constant_offset((&raw const *b).cast_mut())
+    };
+    // SAFETY: it is one of the two, and nobody writes through it.
+    unsafe { &*field }
+}
+
+/// The pointer that goes in, for fields among which the code chooses: each branch adds its own constant.
+///
+/// Without `CAP_PERFMON` the verifier wants constant offsets into maps' values and structures (Linux 5.12), and the compiler would make one addition of
+/// all branches; it does not look through assembly.
+#[inline(always)]
+pub fn constant_offset<T>(field: *mut T) -> *mut T {
+    let same: *mut T;
+    // SAFETY: copies a register.
+    unsafe {
+        asm!("{0} = {1}", out(reg) same, in(reg) field, options(pure, nomem, nostack));
+    }
+    same
+}
+
+/// The one of two fields, IPv4's and IPv6's, that counts for a packet.
+#[inline(always)]
+pub fn of_family<'a, T>(v4: &'a T, v6: &'a T, parsed: &Parsed) -> &'a T {
+    either(parsed.family == addr::V4 as u8, v4, v6)
+}
+
+/// An endpoint's policies for a packet's family: egress, ingress.
+#[inline(always)]
+pub fn policies(endpoint: &Endpoint, parsed: &Parsed) -> (u32, u32) {
+    let [egress_v4, egress_v6] = &endpoint.egress;
+    let [ingress_v4, ingress_v6] = &endpoint.ingress;
+    (
+        *of_family(egress_v4, egress_v6, parsed),
+        *of_family(ingress_v4, ingress_v6, parsed),
+    )
 }
 
 /// Whether a destination is one that the node translates.
