@@ -38,7 +38,7 @@ use serde_json::Value;
 
 use crate::binary;
 
-pub use objects::{Manifests, Pod, pod};
+pub use objects::{Manifests, Pod, host_pod, pod};
 
 /// The node of every scene.
 pub const NODE: &str = "node-a";

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +85,69 @@ pub fn pinned(directory: &Path) -> BTreeSet<(Kind, u32)> {
 /// The object behind one pin.
 #[must_use]
 pub fn id_of(pin: &Path) -> (Kind, u32) {
+    let own = format!("/proc/self/fdinfo/{}", open(pin).as_raw_fd());
+    object(&fs::read_to_string(own).expect("an open descriptor has its info"))
+        .expect("a pin is a program, a map or a link")
+}
+
+/// A pinned program, as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Name of its pin.
+    pub name: String,
+    /// `enum bpf_prog_type`.
+    pub kind: u32,
+    /// Instructions that the verifier followed (Linux 5.16).
+    pub verified: u32,
+}
+
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+pub const CLASSIFIER: u32 = 3;
+
+/// Every program pinned in a directory, by name.
+#[must_use]
+pub fn programs(directory: &Path) -> Vec<Program> {
+    let paths = pins(directory).into_keys().map(PathBuf::from);
+    paths
+        .map(|path| {
+            let info = info(&path);
+            let word = |at: usize| {
+                let bytes = info[at..at + 4].try_into().expect("four bytes");
+                u32::from_ne_bytes(bytes)
+            };
+            let name = path.file_name().expect("a pin has a name");
+            Program {
+                name: name.to_string_lossy().into_owned(),
+                // Offsets of `type` and `verified_insns` in `struct bpf_prog_info`.
+                kind: word(0),
+                verified: word(216),
+            }
+        })
+        .collect()
+}
+
+/// `struct bpf_prog_info` of a pinned program, zero behind what this kernel knows.
+fn info(pin: &Path) -> [u8; 256] {
+    #[repr(C)]
+    struct Attributes {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    const OBJ_GET_INFO_BY_FD: i64 = 15;
+    let mut info = [0; 256];
+    let program = open(pin);
+    let mut attributes = Attributes {
+        fd: program.as_raw_fd() as u32,
+        length: info.len() as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    let result = call(OBJ_GET_INFO_BY_FD, &mut attributes);
+    assert_eq!(result, 0, "{} tells nothing", pin.display());
+    info
+}
+
+fn open(pin: &Path) -> OwnedFd {
     #[repr(C)]
     struct Attributes {
         path: u64,
@@ -101,10 +164,7 @@ pub fn id_of(pin: &Path) -> (Kind, u32) {
     let fd = call(OBJ_GET, &mut attributes);
     assert!(fd >= 0, "{} cannot be opened", pin.display());
     // SAFETY: the kernel just made this descriptor for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    let own = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
-    object(&fs::read_to_string(own).expect("an open descriptor has its info"))
-        .expect("a pin is a program, a map or a link")
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 /// The objects that a process holds by descriptors, each as often as it does.

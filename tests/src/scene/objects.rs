@@ -18,6 +18,8 @@ pub struct Pod {
     node: String,
     addresses: Vec<IpAddr>,
     labels: Map<String, Value>,
+    annotations: Map<String, Value>,
+    account: String,
 }
 
 /// A pod of the scene's node, `namespace/name`, with addresses separated by blanks. It answers on TCP 8080 and UDP 5353.
@@ -28,7 +30,15 @@ pub fn pod(key: &str, addresses: &str) -> Pod {
         node: NODE.to_owned(),
         addresses: addresses.split_whitespace().map(ip).collect(),
         labels: Map::new(),
+        annotations: Map::new(),
+        account: "default".to_owned(),
     }
+}
+
+/// A pod in the scene's node's network: it has no addresses of its own, only a cgroup.
+#[must_use]
+pub fn host_pod(key: &str) -> Pod {
+    pod(key, "")
 }
 
 impl Pod {
@@ -36,6 +46,20 @@ impl Pod {
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds an annotation, or changes it.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Runs it under another service account.
+    #[must_use]
+    pub fn account(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.account);
         self
     }
 
@@ -50,16 +74,32 @@ impl Pod {
     #[must_use]
     pub fn object(&self) -> Value {
         let (namespace, name) = self.names();
-        let addresses: Vec<Value> = self
-            .addresses
+        let host_network = self.addresses.is_empty();
+        let addresses = if host_network {
+            [NODE_V4, NODE_V6].map(ip).to_vec()
+        } else {
+            self.addresses.clone()
+        };
+        let addresses: Vec<Value> = addresses
             .iter()
             .map(|address| json!({ "ip": address.to_string() }))
             .collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"namespace": namespace, "name": name, "uid": self.uid(), "labels": self.labels},
-            "spec": {"nodeName": self.node, "containers": [{"name": "main", "image": "none"}]},
+            "metadata": {
+                "namespace": namespace,
+                "name": name,
+                "uid": self.uid(),
+                "labels": self.labels,
+                "annotations": self.annotations,
+            },
+            "spec": {
+                "nodeName": self.node,
+                "serviceAccountName": self.account,
+                "hostNetwork": host_network,
+                "containers": [{"name": "main", "image": "none"}],
+            },
             "status": {"phase": "Running", "podIPs": addresses},
         })
     }
@@ -74,7 +114,7 @@ impl Pod {
             uid: self.uid(),
             addresses: self.addresses.clone(),
             ports: vec![Listen::Tcp(8080), Listen::Udp(5353)],
-            host_network: false,
+            host_network: self.addresses.is_empty(),
         }
     }
 
