@@ -81,6 +81,9 @@ pub mod config_flags {
     pub const CIDRS: u32 = 2;
     /// Metadata access of pods in the host network is denied.
     pub const HOST_NETWORK_GUARD: u32 = 4;
+    /// The agent is moving addresses to identities that policies in force tell apart, and has not yet raised all revisions that this asks for.
+    /// Programs do not read it; an agent that starts and finds it raises every revision.
+    pub const MOVING: u32 = 8;
 }
 
 record! {

@@ -19,15 +19,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
-use portcullis_common::abi::{Endpoint, Owner, Slot, drop_index};
-use portcullis_common::policy;
+use portcullis_common::abi::{Owner, Slot, drop_index};
 
 use attach::{Hooks, Role};
 use error::OpenError;
 use kernel::Tables;
 use names::Names;
 use pins::Pins;
-use plan::{Desired, plan};
+use plan::{Desired, lock_down, plan};
 use state::{Action, State};
 
 /// The BPF object, built with the agent.
@@ -114,51 +113,9 @@ impl Dataplane {
 
     /// Endpoints that have no version at all: closed, but for their node.
     fn lock_down(&mut self, desired: &Desired) {
-        for (ifindex, want) in &desired.endpoints {
-            if self
-                .state
-                .endpoints
-                .get(ifindex)
-                .is_some_and(|now| now.uid == want.uid)
-            {
-                continue;
-            }
-            let slot = (1..portcullis_common::abi::SLOTS as u16).find(|slot| {
-                !self
-                    .state
-                    .endpoints
-                    .values()
-                    .any(|endpoint| endpoint.slot == *slot)
-            });
-            let Some(slot) = slot else { continue };
-            let generation = self
-                .state
-                .slots
-                .get(&slot)
-                .copied()
-                .unwrap_or(0)
-                .wrapping_add(1);
-            let endpoint = Endpoint {
-                v4: want.addresses[0],
-                v6: want.addresses[1],
-                ingress: [policy::id::CLOSED; 2],
-                egress: [policy::id::CLOSED; 2],
-                revision: 1,
-                slot,
-                generation: generation as u8,
-                uid: want.uid,
-                ..Endpoint::default()
-            };
-            let closed = [
-                Action::PutSlot { slot, generation },
-                Action::PutEndpoint {
-                    ifindex: *ifindex,
-                    endpoint,
-                },
-            ];
-            if let Err(error) = closed.iter().try_for_each(|action| self.write(action)) {
-                // Without an entry the interface is closed too, for its node as well.
-                tracing::error!(ifindex, error = %format!("{error:#}"), "Failed to lock an endpoint down");
+        for action in lock_down(&self.state, desired) {
+            if let Err(error) = self.write(&action) {
+                tracing::error!(error = %format!("{error:#}"), "Failed to lock an endpoint down");
             }
         }
     }

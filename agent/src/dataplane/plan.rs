@@ -3,6 +3,7 @@
 //! An address has an identity, a policy has a cell for each identity. Rows change one by one, so the order makes the change atomic for each endpoint:
 //!
 //! ```text
+//!    barrier, what a plan that was cut short has left behind
 //! 0. endpoints that are gone
 //! 1. port sets, services, nodes, cgroups          nothing refers to them yet
 //! 2. rows for new identities under old policies   each with its parent's cell
@@ -19,6 +20,7 @@
 //!
 //! Where no endpoint's policy changes (pods come, go, change labels), 2-5 shrink to one write for each address: it moves straight to its identity,
 //! which is the change itself, and endpoints whose policy tells the two apart get a new revision, so that their open connections are judged again.
+//! `config_flags::MOVING` stands in the kernel between the two, so that whoever comes after an agent that died there raises the revisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -42,6 +44,9 @@ mod matching;
 mod numbering;
 mod settle;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 /// What the node should look like.
 #[derive(Clone, Debug, Default)]
@@ -87,34 +92,44 @@ pub enum WantPolicies {
 /// The writes that lead from `state` to `desired`. Numbers that are given out are noted in `names`.
 #[must_use]
 pub fn plan(state: &State, names: &mut Names, desired: &Desired) -> Vec<Action> {
+    let mut writer = Writer::new(state);
+    writer.leftovers();
+    let state = &writer.after.clone();
     let atoms = Atoms::new(state, &desired.tables);
     let mut sets = SetIds::new(state);
     let direct = Numbering::direct(state, &atoms);
-    let cells = Cells::new(names, &mut sets, &desired.tables, &direct);
+    let cells = Cells::new(names, &mut sets, desired, &direct);
     let (numbering, cells, ids) = match keep_policies(state, names, desired, &direct, &cells) {
         Some(ids) => (direct, cells, ids),
         None => {
             let staged = Numbering::staged(state, &atoms);
-            let cells = Cells::new(names, &mut sets, &desired.tables, &staged);
+            let cells = Cells::new(names, &mut sets, desired, &staged);
             let ids = match_policies(state, names, desired, &staged, &cells);
             (staged, cells, ids)
         }
     };
-    for (index, id) in ids.iter().enumerate() {
-        names.set_isolated_by(*id, &desired.tables.policies[index].isolated_by);
+    for (index, id) in &ids {
+        names.set_isolated_by(*id, &desired.tables.policies[*index as usize].isolated_by);
     }
-    let mut writer = Writer {
-        after: state.clone(),
-        actions: Vec::new(),
-    };
     writer.endpoints_gone(desired);
     writer.leaves(desired, &sets);
     writer.rows_of_fresh_identities(state, &numbering, &cells, &ids);
+    let stale = writer.stale(&atoms, &numbering);
+    writer.moving(&stale);
     writer.addresses(&atoms, &numbering.staged);
     writer.config(desired, true);
     writer.policies(state, &cells, &ids);
-    writer.endpoints(state, desired, &atoms, &numbering, &ids);
+    writer.endpoints(state, desired, &ids, &stale);
     writer.settle(desired, &atoms, &numbering);
+    writer.actions
+}
+
+/// The writes that close what a plan that failed has left without tables of its own. Each may fail without harm: an interface without an endpoint is
+/// closed too, for its node as well.
+#[must_use]
+pub fn lock_down(state: &State, desired: &Desired) -> Vec<Action> {
+    let mut writer = Writer::new(state);
+    writer.lock_down(desired);
     writer.actions
 }
 

@@ -26,6 +26,7 @@ const CONFIG_FLAGS: &[(u32, &str)] = &[
     (config_flags::SERVICES, "services"),
     (config_flags::CIDRS, "cidrs"),
     (config_flags::HOST_NETWORK_GUARD, "host-network-guard"),
+    (config_flags::MOVING, "moving"),
 ];
 const FLOW_FLAGS: &[(u32, &str)] = &[
     (conntrack::flags::OUTBOUND, "outbound"),

@@ -1,13 +1,14 @@
 //! The wanted policies in the kernel's numbers: identities, rules, port sets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::policy::action;
-use portcullis_policy::tables::{Cell, ClassIx, Decision, PolicyTable, Tables};
+use portcullis_policy::tables::{Cell, ClassIx, Decision, PolicyIx, PolicyTable};
 
 use super::super::names::Names;
 use super::super::state::{CellState, PolicyState, PortSet, State};
 use super::numbering::{Free, Numbering};
+use super::{Desired, WantPolicies};
 
 /// Ids of port sets by content.
 pub(super) struct SetIds {
@@ -40,27 +41,36 @@ impl SetIds {
     }
 }
 
-/// The wanted policies in kernel numbers: for each, its default and the rows of all numbers in use.
-pub(super) struct Cells(pub(super) Vec<PolicyState>);
+/// The wanted policies that an endpoint obeys, in kernel numbers: for each, its default and the rows of all numbers in use.
+pub(super) struct Cells(pub(super) BTreeMap<PolicyIx, PolicyState>);
 
 impl Cells {
     pub(super) fn new(
         names: &mut Names,
         sets: &mut SetIds,
-        tables: &Tables,
+        desired: &Desired,
         numbering: &Numbering,
     ) -> Self {
         let mut numbers: BTreeMap<ClassIx, Vec<u32>> = BTreeMap::new();
         for (number, class) in &numbering.classes {
             numbers.entry(*class).or_default().push(*number);
         }
-        Self(
-            tables
-                .policies
-                .iter()
-                .map(|table| Self::policy(names, sets, table, &numbers))
-                .collect(),
-        )
+        let obeyed: BTreeSet<PolicyIx> = desired
+            .endpoints
+            .values()
+            .filter_map(|want| match &want.policies {
+                WantPolicies::Compiled(obeys) => Some(obeys.ingress.iter().chain(&obeys.egress)),
+                WantPolicies::Closed | WantPolicies::Open => None,
+            })
+            .flatten()
+            .flatten()
+            .copied()
+            .collect();
+        let mut policy = |index: PolicyIx| {
+            let table = &desired.tables.policies[index as usize];
+            (index, Self::policy(names, sets, table, &numbers))
+        };
+        Self(obeyed.into_iter().map(&mut policy).collect())
     }
 
     fn policy(
@@ -71,14 +81,10 @@ impl Cells {
     ) -> PolicyState {
         let mut rows = BTreeMap::new();
         for (class, cell) in &table.rows {
-            let cell = cell_state(names, sets, cell);
-            rows.extend(
-                numbers
-                    .get(class)
-                    .into_iter()
-                    .flatten()
-                    .map(|number| (*number, cell)),
-            );
+            if let Some(numbers) = numbers.get(class) {
+                let cell = cell_state(names, sets, cell);
+                rows.extend(numbers.iter().map(|number| (*number, cell)));
+            }
         }
         PolicyState {
             default: Some(cell_state(names, sets, &table.default)),

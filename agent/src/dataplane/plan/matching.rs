@@ -11,6 +11,9 @@ use super::cells::Cells;
 use super::numbering::{Free, Numbering};
 use super::{Desired, Want, WantPolicies};
 
+/// The kernel's id of each wanted policy.
+pub(super) type PolicyIds = BTreeMap<PolicyIx, u32>;
+
 /// The id of each wanted policy if no endpoint that stays has to change its own: then addresses can move directly.
 pub(super) fn keep_policies(
     state: &State,
@@ -18,7 +21,7 @@ pub(super) fn keep_policies(
     desired: &Desired,
     numbering: &Numbering,
     cells: &Cells,
-) -> Option<Vec<u32>> {
+) -> Option<PolicyIds> {
     let ids = match_policies(state, names, desired, numbering, cells);
     let keeps = desired.endpoints.iter().all(|(ifindex, want)| {
         let Some(now) = state
@@ -41,7 +44,7 @@ pub(super) fn match_policies(
     desired: &Desired,
     numbering: &Numbering,
     cells: &Cells,
-) -> Vec<u32> {
+) -> PolicyIds {
     let mut free = Free::new(
         state.policies.keys().chain(
             state
@@ -71,11 +74,11 @@ pub(super) fn match_policies(
         }
     }
     let mut taken = BTreeSet::new();
-    let mut ids = Vec::with_capacity(cells.0.len());
-    for (index, wanted) in cells.0.iter().enumerate() {
-        let isolated_by = &desired.tables.policies[index].isolated_by;
+    let mut ids = PolicyIds::new();
+    for (index, wanted) in &cells.0 {
+        let isolated_by = &desired.tables.policies[*index as usize].isolated_by;
         let candidates = preferred
-            .get(&(index as PolicyIx))
+            .get(index)
             .into_iter()
             .flatten()
             .chain(state.policies.keys());
@@ -89,7 +92,7 @@ pub(super) fn match_policies(
         });
         let id = found.unwrap_or_else(|| free.take());
         taken.insert(id);
-        ids.push(id);
+        ids.insert(*index, id);
     }
     ids
 }
@@ -108,14 +111,12 @@ fn says_the_same(now: &PolicyState, wanted: &PolicyState, numbering: &Numbering)
         })
 }
 
-pub(super) fn policy_ids(want: &Want, ids: &[u32]) -> ([u32; 2], [u32; 2]) {
+pub(super) fn policy_ids(want: &Want, ids: &PolicyIds) -> ([u32; 2], [u32; 2]) {
     match &want.policies {
         WantPolicies::Closed => ([policy::id::CLOSED; 2], [policy::id::CLOSED; 2]),
         WantPolicies::Open => ([policy::id::NONE; 2], [policy::id::NONE; 2]),
         WantPolicies::Compiled(wanted) => {
-            let id = |index: Option<PolicyIx>| {
-                index.map_or(policy::id::NONE, |index| ids[index as usize])
-            };
+            let id = |index: Option<PolicyIx>| index.map_or(policy::id::NONE, |index| ids[&index]);
             (wanted.ingress.map(id), wanted.egress.map(id))
         }
     }

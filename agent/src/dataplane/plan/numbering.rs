@@ -38,15 +38,7 @@ impl Numbering {
                 last.entry(class).or_insert(identity);
             }
         }
-        let mut free = Free::new(
-            state
-                .policies
-                .values()
-                .flat_map(|policy| policy.rows.keys())
-                .chain(state.peers.values())
-                .chain(state.cidrs.values()),
-            WORLD + 1,
-        );
+        let mut free = Free::new(used_identities(state).iter(), WORLD + 1);
         for (_, class) in pairs.keys() {
             last.entry(*class).or_insert_with(|| free.take());
         }

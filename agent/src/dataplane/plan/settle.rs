@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::super::state::{Action, CellState, policies_of};
+use super::super::state::{Action, CellState, State, policies_of};
 use super::Desired;
 use super::atoms::Atoms;
 use super::numbering::{Numbering, used_identities};
 use super::writer::Writer;
 
 impl Writer {
+    /// What a plan that was cut short has left behind. Without this, one that fails again and again would fill the tables with its beginnings.
+    pub(super) fn leftovers(&mut self) {
+        self.behind_barrier(unused(&self.after));
+    }
+
     /// Steps 5 and 6.
     pub(super) fn settle(&mut self, desired: &Desired, atoms: &Atoms, numbering: &Numbering) {
         let mut moves = Vec::new();
@@ -37,56 +42,7 @@ impl Writer {
             }
         }
         self.behind_barrier(moves);
-        let mut removals = Vec::new();
-        let in_use: BTreeSet<u32> = self
-            .after
-            .endpoints
-            .values()
-            .flat_map(policies_of)
-            .collect();
-        let identities: BTreeSet<u32> = used_identities(&self.after);
-        for (id, policy) in &self.after.policies {
-            let unused = !in_use.contains(id);
-            for identity in policy.rows.keys() {
-                if unused || !identities.contains(identity) {
-                    removals.push(Action::DropRow {
-                        policy: *id,
-                        identity: *identity,
-                    });
-                }
-            }
-            if unused && policy.default.is_some() {
-                removals.push(Action::DropDefault { policy: *id });
-            }
-        }
-        let sets: BTreeSet<u32> = self
-            .after
-            .policies
-            .iter()
-            .filter(|(id, _)| in_use.contains(id))
-            .flat_map(|(_, policy)| {
-                policy
-                    .rows
-                    .iter()
-                    .filter(|(identity, _)| identities.contains(identity))
-                    .map(|(_, cell)| cell)
-                    .chain(&policy.default)
-            })
-            .filter_map(|cell| {
-                if let CellState::Ports(set) = cell {
-                    Some(*set)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        removals.extend(
-            self.after
-                .sets
-                .keys()
-                .filter(|id| !sets.contains(id))
-                .map(|id| Action::DropSet { id: *id }),
-        );
+        let mut removals = unused(&self.after);
         removals.extend(
             self.after
                 .services
@@ -119,4 +75,53 @@ impl Writer {
             self.push(action);
         }
     }
+}
+
+/// Rows, policies and port sets that no packet can reach: identities without addresses, policies without endpoints.
+fn unused(state: &State) -> Vec<Action> {
+    let mut removals = Vec::new();
+    let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
+    let identities: BTreeSet<u32> = used_identities(state);
+    for (id, policy) in &state.policies {
+        let unused = !in_use.contains(id);
+        for identity in policy.rows.keys() {
+            if unused || !identities.contains(identity) {
+                removals.push(Action::DropRow {
+                    policy: *id,
+                    identity: *identity,
+                });
+            }
+        }
+        if unused && policy.default.is_some() {
+            removals.push(Action::DropDefault { policy: *id });
+        }
+    }
+    let sets: BTreeSet<u32> = state
+        .policies
+        .iter()
+        .filter(|(id, _)| in_use.contains(id))
+        .flat_map(|(_, policy)| {
+            policy
+                .rows
+                .iter()
+                .filter(|(identity, _)| identities.contains(identity))
+                .map(|(_, cell)| cell)
+                .chain(&policy.default)
+        })
+        .filter_map(|cell| {
+            if let CellState::Ports(set) = cell {
+                Some(*set)
+            } else {
+                None
+            }
+        })
+        .collect();
+    removals.extend(
+        state
+            .sets
+            .keys()
+            .filter(|id| !sets.contains(id))
+            .map(|id| Action::DropSet { id: *id }),
+    );
+    removals
 }

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::abi::{Endpoint, SLOTS, config_flags};
+use portcullis_common::abi::{Endpoint, SLOTS, config_flags, endpoint_flags};
 use portcullis_common::addr;
+use portcullis_common::policy;
 use portcullis_policy::tables::ClassIx;
 
 use super::super::state::{Action, PolicyState, State, policies_of};
 use super::Desired;
 use super::atoms::Atoms;
 use super::cells::{Cells, SetIds};
-use super::matching::policy_ids;
+use super::matching::{PolicyIds, policy_ids};
 use super::numbering::Numbering;
 
 /// Collects actions and what they lead to; a write that changes nothing is left out.
@@ -20,13 +21,20 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    pub(super) fn new(state: &State) -> Self {
+        Self {
+            after: state.clone(),
+            actions: Vec::new(),
+        }
+    }
+
     pub(super) fn push(&mut self, action: Action) {
         self.after.apply(&action);
         self.actions.push(action);
     }
 
     pub(super) fn endpoints_gone(&mut self, desired: &Desired) {
-        let gone: Vec<(u32, u16)> = self
+        let gone: Vec<(u32, Endpoint)> = self
             .after
             .endpoints
             .iter()
@@ -36,22 +44,25 @@ impl Writer {
                     .get(ifindex)
                     .is_none_or(|want| want.uid != now.uid)
             })
-            .map(|(ifindex, now)| (*ifindex, now.slot))
+            .map(|(ifindex, now)| (*ifindex, *now))
             .collect();
-        for (ifindex, slot) in gone {
-            // An interface that another pod has taken over is rewritten below, in one write.
-            if !desired.endpoints.contains_key(&ifindex) {
+        for (ifindex, now) in gone {
+            // An interface whose pod has become known is rewritten below, in one write. One that another pod has taken over is closed until then: it
+            // must not obey its predecessor's policy.
+            let unknown = now.flags & endpoint_flags::UNKNOWN != 0;
+            if !unknown || !desired.endpoints.contains_key(&ifindex) {
                 self.push(Action::DropEndpoint { ifindex });
             }
-            let generation = self
-                .after
-                .slots
-                .get(&slot)
-                .copied()
-                .unwrap_or(0)
-                .wrapping_add(1);
-            self.push(Action::PutSlot { slot, generation });
+            self.next_generation(now.slot);
         }
+    }
+
+    /// What an earlier endpoint of the slot has opened is dead from here on.
+    fn next_generation(&mut self, slot: u16) -> u32 {
+        let last = self.after.slots.get(&slot).copied().unwrap_or(0);
+        let generation = last.wrapping_add(1);
+        self.push(Action::PutSlot { slot, generation });
+        generation
     }
 
     pub(super) fn leaves(&mut self, desired: &Desired, sets: &SetIds) {
@@ -83,10 +94,11 @@ impl Writer {
         state: &State,
         numbering: &Numbering,
         cells: &Cells,
-        ids: &[u32],
+        ids: &PolicyIds,
     ) {
         let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
-        let wanted: BTreeMap<u32, &PolicyState> = ids.iter().copied().zip(&cells.0).collect();
+        let wanted: BTreeMap<u32, &PolicyState> =
+            ids.values().copied().zip(cells.0.values()).collect();
         for (id, now) in &state.policies {
             for (number, parent) in &numbering.fresh {
                 let cell = match parent {
@@ -114,26 +126,67 @@ impl Writer {
         }
     }
 
-    pub(super) fn addresses(&mut self, atoms: &Atoms, staged: &BTreeMap<(u32, ClassIx), u32>) {
-        for (prefix, pair) in &atoms.prefixes {
-            let known = self.after.cidrs.get(prefix).copied();
-            // A prefix that is new to the kernel may stand only for what it stood for.
-            if known != Some(staged[pair])
-                && (known.is_some() || atoms.wanted_prefixes.contains(prefix))
-            {
-                self.push(Action::PutCidr {
-                    prefix: *prefix,
-                    identity: staged[pair],
-                });
-            }
+    /// Endpoints whose open connections have to be judged again: an address moves straight to an identity that their policy tells apart from the
+    /// one before, or an earlier agent did not get to the end of such moves.
+    pub(super) fn stale(&self, atoms: &Atoms, numbering: &Numbering) -> BTreeSet<u32> {
+        let moved: BTreeSet<(u32, u32)> = atoms
+            .addresses
+            .values()
+            .chain(atoms.prefixes.values())
+            .map(|pair| (pair.0, numbering.staged[pair]))
+            .filter(|(from, to)| from != to && !matches!(numbering.fresh.get(to), Some(Some(_))))
+            .collect();
+        let cut_short = self.after.config.flags & config_flags::MOVING != 0;
+        self.after
+            .endpoints
+            .iter()
+            .filter(|(_, now)| cut_short || policies_of(now).any(|id| self.tells_apart(id, &moved)))
+            .map(|(ifindex, _)| *ifindex)
+            .collect()
+    }
+
+    /// Says that moves have begun whose endpoints have no new revision yet.
+    pub(super) fn moving(&mut self, stale: &BTreeSet<u32>) {
+        let mut config = self.after.config;
+        config.flags |= config_flags::MOVING;
+        if !stale.is_empty() && config != self.after.config {
+            self.push(Action::PutConfig { config });
         }
+    }
+
+    /// The order matters where an address moves straight to its identity: each meets what it stood for and then what it will stand for, never what
+    /// a shorter prefix is about to mean. So exact addresses come first, then prefixes from long to short.
+    pub(super) fn addresses(&mut self, atoms: &Atoms, staged: &BTreeMap<(u32, ClassIx), u32>) {
+        let mut is_new = false;
         for (addr, pair) in &atoms.addresses {
-            if self.after.peers.get(addr) != Some(&staged[pair]) {
+            let known = self.after.peers.get(addr).copied();
+            if known != Some(staged[pair]) {
+                is_new |= known.is_none();
                 self.push(Action::PutPeer {
                     addr: *addr,
                     identity: staged[pair],
                 });
             }
+        }
+        let mut cidrs = Vec::new();
+        for (prefix, pair) in atoms.prefixes.iter().rev() {
+            let known = self.after.cidrs.get(prefix).copied();
+            // A prefix that is new to the kernel may stand only for what it stood for.
+            if known != Some(staged[pair])
+                && (known.is_some() || atoms.wanted_prefixes.contains(prefix))
+            {
+                cidrs.push(Action::PutCidr {
+                    prefix: *prefix,
+                    identity: staged[pair],
+                });
+            }
+        }
+        if is_new && !cidrs.is_empty() {
+            // A program that has not found the address goes on to the prefixes.
+            self.push(Action::Barrier);
+        }
+        for action in cidrs {
+            self.push(action);
         }
     }
 
@@ -142,7 +195,10 @@ impl Writer {
         let mut config = desired.config;
         let services =
             !self.after.services.is_empty() && (widening || !desired.services.is_empty());
-        config.flags &= !(config_flags::SERVICES | config_flags::CIDRS);
+        config.flags &= !(config_flags::SERVICES | config_flags::CIDRS | config_flags::MOVING);
+        if widening {
+            config.flags |= self.after.config.flags & config_flags::MOVING;
+        }
         config.flags |= if services { config_flags::SERVICES } else { 0 };
         config.flags |= if self.after.cidrs.is_empty() {
             0
@@ -154,8 +210,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn policies(&mut self, state: &State, cells: &Cells, ids: &[u32]) {
-        for (id, wanted) in ids.iter().zip(&cells.0) {
+    pub(super) fn policies(&mut self, state: &State, cells: &Cells, ids: &PolicyIds) {
+        for (id, wanted) in ids.values().zip(cells.0.values()) {
             if state.policies.contains_key(id) {
                 continue;
             }
@@ -178,18 +234,9 @@ impl Writer {
         &mut self,
         state: &State,
         desired: &Desired,
-        atoms: &Atoms,
-        numbering: &Numbering,
-        ids: &[u32],
+        ids: &PolicyIds,
+        stale: &BTreeSet<u32>,
     ) {
-        // Where an address moved straight to another identity, whoever tells the two apart has to look at its open connections again.
-        let moved: BTreeSet<(u32, u32)> = atoms
-            .addresses
-            .values()
-            .chain(atoms.prefixes.values())
-            .map(|pair| (pair.0, numbering.staged[pair]))
-            .filter(|(from, to)| from != to && !matches!(numbering.fresh.get(to), Some(Some(_))))
-            .collect();
         for (ifindex, want) in &desired.endpoints {
             let now = state
                 .endpoints
@@ -206,8 +253,7 @@ impl Writer {
                 ..now.copied().unwrap_or_default()
             };
             if let Some(now) = now {
-                let tells_apart = policies_of(now).any(|id| self.tells_apart(id, &moved));
-                if endpoint != *now || tells_apart {
+                if endpoint != *now || stale.contains(ifindex) {
                     endpoint.revision = now.revision.wrapping_add(1);
                     self.push(Action::PutEndpoint {
                         ifindex: *ifindex,
@@ -216,24 +262,53 @@ impl Writer {
                 }
                 continue;
             }
-            let Some(slot) = self.free_slot() else {
+            self.new_endpoint(*ifindex, endpoint);
+        }
+    }
+
+    /// Gives an endpoint a slot and writes it. Without a free slot its interface stays closed.
+    fn new_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) {
+        let mut slot = self.free_slot();
+        if slot.is_none() && self.after.endpoints.contains_key(&ifindex) {
+            self.push(Action::DropEndpoint { ifindex });
+            slot = self.free_slot();
+        }
+        let Some(slot) = slot else {
+            return;
+        };
+        let generation = self.next_generation(slot);
+        self.push(Action::PutEndpoint {
+            ifindex,
+            endpoint: Endpoint {
+                slot,
+                generation: generation as u8,
+                revision: 1,
+                ..endpoint
+            },
+        });
+    }
+
+    /// Endpoints that have no version of their own, closed but for their node.
+    pub(super) fn lock_down(&mut self, desired: &Desired) {
+        for (ifindex, want) in &desired.endpoints {
+            let now = self.after.endpoints.get(ifindex);
+            if now.is_some_and(|now| now.uid == want.uid) {
                 continue;
-            };
-            let generation = self
-                .after
-                .slots
-                .get(&slot)
-                .copied()
-                .unwrap_or(0)
-                .wrapping_add(1);
-            self.push(Action::PutSlot { slot, generation });
-            endpoint.slot = slot;
-            endpoint.generation = generation as u8;
-            endpoint.revision = 1;
-            self.push(Action::PutEndpoint {
-                ifindex: *ifindex,
-                endpoint,
-            });
+            }
+            if now.is_some() {
+                self.push(Action::DropEndpoint { ifindex: *ifindex });
+            }
+            self.new_endpoint(
+                *ifindex,
+                Endpoint {
+                    v4: want.addresses[addr::V4],
+                    v6: want.addresses[addr::V6],
+                    ingress: [policy::id::CLOSED; 2],
+                    egress: [policy::id::CLOSED; 2],
+                    uid: want.uid,
+                    ..Endpoint::default()
+                },
+            );
         }
     }
 
