@@ -85,7 +85,8 @@ pub fn pinned(directory: &Path) -> BTreeSet<(Kind, u32)> {
 /// The object behind one pin.
 #[must_use]
 pub fn id_of(pin: &Path) -> (Kind, u32) {
-    let own = format!("/proc/self/fdinfo/{}", open(pin).as_raw_fd());
+    let object_fd = open(pin);
+    let own = format!("/proc/self/fdinfo/{}", object_fd.as_raw_fd());
     object(&fs::read_to_string(own).expect("an open descriptor has its info"))
         .expect("a pin is a program, a map or a link")
 }
