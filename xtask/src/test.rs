@@ -68,7 +68,6 @@ const FILES: &[(&str, Rung)] = &[
 const ANNOUNCED: &[&str] = &[
     "tests/tests/packets.rs",
     "tests/tests/guard.rs",
-    "tests/tests/feed.rs",
 ];
 
 /// Tests share the machine's interfaces, CPUs and BPF memory limits with each other.
