@@ -1,1 +1,244 @@
+//! Properties of the parser, against packets that another library builds and reads.
 
+use etherparse::{IpSlice, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use build::{Spec, spec};
+
+mod build;
+
+fn read(bytes: &[u8], ethertype: u16) -> Result<Parsed, u8> {
+    let mut parsed = Parsed::default();
+    parse(&bytes, ethertype, &mut parsed).map(|()| parsed)
+}
+
+/// What must hold of every answer, whatever the bytes: nothing lies beyond the packet.
+fn check_bounds(bytes: &[u8], ethertype: u16, parsed: &Parsed) {
+    let len = bytes.len() as u32;
+    let total = if ethertype == ETH_IPV4 {
+        u32::from(u16::from_be_bytes([bytes[2], bytes[3]]))
+    } else {
+        40 + u32::from(u16::from_be_bytes([bytes[4], bytes[5]]))
+    };
+    assert!(total <= len, "{parsed:?}");
+    let header = match parsed.protocol {
+        _ if parsed.fragment >= fragment::LATER => 0,
+        TCP => u32::from(bytes[parsed.transport as usize + 12] >> 4) * 4,
+        UDP | ICMP | ICMPV6 => 8,
+        SCTP => 12,
+        _ => 0,
+    };
+    assert!(parsed.transport + header <= total, "{parsed:?}");
+    if parsed.fragment != fragment::WHOLE {
+        assert!(parsed.fragment_start < parsed.fragment_end && parsed.fragment_end <= 0xffff);
+    }
+}
+
+/// Where we accept a packet, another reader finds the same in it: addresses, protocol, ports or ICMP type, code and identifier.
+fn check_by_others(bytes: &[u8], parsed: &Parsed) {
+    // It reads on behind an authentication header, which is a tunnel to us, and behind the fragment header of later parts, where data is.
+    let it_reads_on = parsed.fragment >= fragment::LATER || parsed.protocol == 51;
+    let Ok(ip) = IpSlice::from_slice(bytes) else {
+        assert!(it_reads_on, "we accept what nobody else does: {parsed:?}");
+        return;
+    };
+    let (src, dst) = match &ip {
+        IpSlice::Ipv4(v4) => (
+            addr::mapped(v4.header().source()),
+            addr::mapped(v4.header().destination()),
+        ),
+        IpSlice::Ipv6(v6) => (v6.header().source(), v6.header().destination()),
+    };
+    assert_eq!((parsed.src, parsed.dst), (src, dst));
+    if it_reads_on {
+        return;
+    }
+    assert_eq!(parsed.protocol, ip.payload().ip_number.0);
+    let icmp = |slice: &[u8]| {
+        (
+            u16::from_be_bytes([slice[4], slice[5]]),
+            u16::from_be_bytes([slice[0], slice[1]]),
+        )
+    };
+    let transport = SlicedPacket::from_ip(bytes)
+        .ok()
+        .and_then(|packet| packet.transport);
+    let ports = transport.and_then(|transport| match transport {
+        TransportSlice::Tcp(tcp) => Some((tcp.source_port(), tcp.destination_port())),
+        TransportSlice::Udp(udp) => Some((udp.source_port(), udp.destination_port())),
+        TransportSlice::Icmpv4(message) => Some(icmp(message.slice())),
+        TransportSlice::Icmpv6(message) => Some(icmp(message.slice())),
+        TransportSlice::Igmp(_) => None,
+    });
+    let has_ports = matches!(parsed.protocol, TCP | UDP | ICMP | ICMPV6);
+    if parsed.fragment == fragment::WHOLE && has_ports {
+        assert_eq!(ports, Some((parsed.sport, parsed.dport)));
+    }
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(1000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn any_bytes_are_refused_or_read_within_their_bounds(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..160),
+        ethertype in prop::sample::select(vec![ETH_IPV4, ETH_IPV6]),
+        honest in 0..4_u8,
+        protocol in prop::sample::select(vec![TCP, UDP, SCTP, ICMP, ICMPV6, 0, 43, 44, 60, 51, 59]),
+    ) {
+        // Mostly with a first word that lets the parser go on.
+        if honest > 0 && bytes.len() >= 40 {
+            let len = bytes.len() as u16;
+            if ethertype == ETH_IPV4 {
+                bytes[0] = 0x40 | (bytes[0] & 0xf).max(5);
+                bytes[2..4].copy_from_slice(&len.to_be_bytes());
+                bytes[6..8].copy_from_slice(if honest > 1 { &[0, 0] } else { &[0x20, 0] });
+                bytes[9] = protocol;
+            } else {
+                bytes[0] = 0x60;
+                bytes[4..6].copy_from_slice(&(len - 40).to_be_bytes());
+                bytes[6] = protocol;
+            }
+        }
+        if let Ok(parsed) = read(&bytes, ethertype) {
+            check_bounds(&bytes, ethertype, &parsed);
+            check_by_others(&bytes, &parsed);
+            let mut quote = Quoted::default();
+            let _ = quoted(&&bytes[..], &parsed, &mut quote);
+        }
+        prop_assert_eq!(read(&bytes, ETH_ARP), Err(reason::ETHERTYPE));
+    }
+
+    #[test]
+    fn a_packet_is_read_as_it_was_built(spec in spec()) {
+        let bytes = spec.bytes();
+        prop_assert_eq!(read(&bytes, spec.ethertype()), spec.expected());
+    }
+
+    #[test]
+    fn a_packet_that_ends_early_is_refused(spec in spec()) {
+        let bytes = spec.bytes();
+        for end in 0..bytes.len() {
+            prop_assert!(read(&bytes[..end], spec.ethertype()).is_err(), "{} of {}", end, bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_cut_and_says_so_keeps_its_meaning_or_is_refused(spec in spec(), end in any::<Index>()) {
+        let whole = spec.bytes();
+        let first = if spec.v6 { 40 } else { usize::from(whole[0] & 0xf) * 4 };
+        let end = first + end.index(whole.len() - first + 1);
+        let mut bytes = whole[..end].to_vec();
+        set_length(&mut bytes, spec.v6);
+        let cut = read(&bytes, spec.ethertype());
+        if let (Ok(cut), Ok(whole)) = (cut, spec.expected()) {
+            check_bounds(&bytes, spec.ethertype(), &cut);
+            // An IPv6 packet that ends behind one of its headers is one without the rest.
+            prop_assert_eq!((cut.src, cut.dst, cut.protocol), (whole.src, whole.dst, whole.protocol));
+            prop_assert_eq!((cut.sport, cut.dport, cut.tcp_flags), (whole.sport, whole.dport, whole.tcp_flags));
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_packet_changes_nothing(spec in spec(), behind in prop::collection::vec(any::<u8>(), 1..60)) {
+        let mut bytes = spec.bytes();
+        bytes.extend(behind);
+        prop_assert_eq!(read(&bytes, spec.ethertype()), spec.expected());
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_read_as_others_read_it(spec in spec(), at in any::<Index>(), value in any::<u8>()) {
+        let mut bytes = spec.bytes();
+        let at = at.index(bytes.len().min(120));
+        bytes[at] = value;
+        if let Ok(parsed) = read(&bytes, spec.ethertype()) {
+            check_bounds(&bytes, spec.ethertype(), &parsed);
+            check_by_others(&bytes, &parsed);
+        }
+    }
+
+    #[test]
+    fn lengths_beyond_the_packet_are_refused(spec in spec(), by in 1..2000_u16) {
+        let Ok(parsed) = spec.expected() else {
+            return Ok(());
+        };
+        let bytes = spec.bytes();
+        let more = |at: usize| {
+            let mut bytes = bytes.clone();
+            let length = u16::from_be_bytes([bytes[at], bytes[at + 1]]).saturating_add(by);
+            bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+            read(&bytes, spec.ethertype())
+        };
+        prop_assert_eq!(more(if spec.v6 { 4 } else { 2 }), Err(reason::MALFORMED));
+        let transport = parsed.transport as usize;
+        if parsed.fragment == fragment::WHOLE && parsed.protocol == UDP {
+            prop_assert_eq!(more(transport + 4), Err(reason::MALFORMED));
+        }
+        if parsed.fragment < fragment::LATER && parsed.protocol == TCP {
+            for offset in 0..16 {
+                let mut bytes = bytes.clone();
+                bytes[transport + 12] = offset << 4;
+                let fits = (20..=bytes.len() - transport).contains(&(usize::from(offset) * 4));
+                prop_assert_eq!(read(&bytes, spec.ethertype()).is_ok(), fits);
+            }
+        }
+    }
+
+    #[test]
+    fn the_packet_that_an_icmp_error_quotes_is_read_as_it_was_built(inner in spec(), end in any::<Index>()) {
+        // RFC 792: at least eight bytes behind the header.
+        let payload = [&inner.payload[..], &[0; 8]].concat();
+        let inner = Spec { payload, part: None, options: keep_harmless(&inner.options), extensions: Vec::new(), ..inner };
+        let quote = inner.bytes();
+        let mut outer = vec![0_u8; 8];
+        outer.extend(&quote);
+        let error = Parsed { family: u8::from(inner.v6), ..Parsed::default() };
+        let mut whole = Quoted::default();
+        prop_assert_eq!(quoted(&&outer[..], &error, &mut whole), Ok(()));
+        let expected = inner.expected().unwrap_or_else(|_| Parsed { protocol: 59, ..whole_as_parsed(&whole) });
+        prop_assert_eq!(
+            (whole.src, whole.dst, whole.protocol, whole.sport, whole.dport),
+            (expected.src, expected.dst, expected.protocol, expected.sport, expected.dport)
+        );
+        let end = end.index(outer.len() + 1);
+        let mut cut = Quoted::default();
+        if quoted(&&outer[..end], &error, &mut cut).is_ok() {
+            prop_assert_eq!(cut, whole);
+        }
+    }
+}
+
+fn whole_as_parsed(quoted: &Quoted) -> Parsed {
+    Parsed {
+        src: quoted.src,
+        dst: quoted.dst,
+        ..Parsed::default()
+    }
+}
+
+fn keep_harmless(options: &[u8]) -> Vec<u8> {
+    let harmless = |kind: &&u8| !matches!(**kind, 131 | 137);
+    options.iter().filter(harmless).copied().collect()
+}
+
+fn set_length(bytes: &mut [u8], v6: bool) {
+    let length = bytes.len() as u16;
+    if v6 {
+        bytes[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+    } else {
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+    }
+}
