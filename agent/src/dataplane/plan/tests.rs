@@ -334,7 +334,7 @@ fn config() -> ProptestConfig {
         .ok()
         .and_then(|cases| cases.parse().ok());
     ProptestConfig {
-        cases: cases.unwrap_or(48),
+        cases: cases.unwrap_or(96),
         failure_persistence: None,
         ..ProptestConfig::default()
     }
