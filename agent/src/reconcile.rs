@@ -251,6 +251,7 @@ impl Node {
                 continue;
             };
             if self.enforced.contains_key(&binding.ifindex)
+                || !self.dataplane.hooks_attached(binding.ifindex)
                 || !self
                     .dataplane
                     .state()

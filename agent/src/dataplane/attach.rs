@@ -219,7 +219,9 @@ impl Hooks {
     /// Replaces our filter where it stands, else adds it.
     fn attach_filter(&mut self, name: &str, program: &str, direction: TcAttachType) -> Result<()> {
         match qdisc_add_clsact(name) {
-            Ok(()) | Err(TcError::AlreadyAttached) => {}
+            Ok(()) => {}
+            // The interface has one already: ours of another hook, or another tool's.
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(error).context("adding the clsact qdisc"),
         }
         let classifier = self.classifier(program)?;

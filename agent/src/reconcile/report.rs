@@ -39,18 +39,18 @@ impl Node {
         if missing.is_empty() && self.in_force != Some(self.world.generation()) {
             missing.push("the newest objects are not in force yet".to_owned());
         }
-        let bound: BTreeSet<&String> = self
+        // Whether its programs are attached, by uid.
+        let bound: BTreeMap<&String, bool> = self
             .bindings
             .iter()
             .filter(|binding| {
-                self.dataplane.hooks_attached(binding.ifindex)
-                    && self
-                        .dataplane
-                        .state()
-                        .endpoints
-                        .contains_key(&binding.ifindex)
+                let endpoints = &self.dataplane.state().endpoints;
+                endpoints.contains_key(&binding.ifindex)
             })
-            .filter_map(|binding| binding.uid.as_ref())
+            .filter_map(|binding| {
+                let attached = self.dataplane.hooks_attached(binding.ifindex);
+                Some((binding.uid.as_ref()?, attached))
+            })
             .collect();
         let model = self.world.snapshot();
         for workload in model.workloads.values() {
@@ -58,10 +58,14 @@ impl Node {
             if local
                 && workload.is_endpoint()
                 && !workload.addresses.is_empty()
-                && !bound.contains(&workload.uid)
             {
+                let lacks = match bound.get(&workload.uid) {
+                    Some(true) => continue,
+                    Some(false) => "has no programs on its interface",
+                    None => "has no interface yet",
+                };
                 missing.push(format!(
-                    "pod {}/{} has no interface yet",
+                    "pod {}/{} {lacks}",
                     workload.namespace, workload.name
                 ));
             }
@@ -219,6 +223,7 @@ impl Node {
             addresses: binding.addresses.clone(),
             state: match endpoint {
                 None => "failed",
+                Some(_) if !self.dataplane.hooks_attached(binding.ifindex) => "failed",
                 Some(endpoint) if endpoint.flags & endpoint_flags::UNKNOWN != 0 => "closed",
                 Some(_) => "enforced",
             }
