@@ -123,6 +123,12 @@ impl Request {
         }
     }
 
+    /// A copy of the key on the function's own stack: before Linux 6.2 a map takes no key from memory that a global function was handed.
+    #[inline(always)]
+    fn own_key(&self) -> FlowKey {
+        self.key
+    }
+
     /// The policy that governs connections opened outbound or inbound.
     #[inline(always)]
     fn policy(&self, outbound: bool) -> u32 {
@@ -190,7 +196,7 @@ extern "C" fn flow_icmp(
     };
     request.key.local_port = local;
     request.key.remote_port = remote;
-    let flow = maps::CONNTRACK.get_ptr_mut(&request.key);
+    let flow = maps::CONNTRACK.get_ptr_mut(&request.own_key());
     if let Some(flow) = flow {
         let now = tables::now();
         if is_alive(flow, now) {
@@ -276,7 +282,7 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
             opening_port(&request.key, outbound),
         );
         if !decision.allow {
-            if maps::CONNTRACK.remove(&request.key).is_ok() {
+            if maps::CONNTRACK.remove(&request.own_key()).is_ok() {
                 quota::remove(request.key.slot, state);
             }
             return Outcome::deny(reason::POLICY_CHANGED, decision.rule).0;
@@ -435,10 +441,11 @@ fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome 
         rule,
         reserved: 0,
     };
-    let mut result = maps::CONNTRACK.insert(&request.key, &flow, NOEXIST);
+    let key = request.own_key();
+    let mut result = maps::CONNTRACK.insert(&key, &flow, NOEXIST);
     // Kernels before 6.15 refuse when this processor interrupted itself in the bucket.
     if result == Err(EBUSY) {
-        result = maps::CONNTRACK.insert(&request.key, &flow, NOEXIST);
+        result = maps::CONNTRACK.insert(&key, &flow, NOEXIST);
     }
     match result {
         Ok(()) => {
@@ -498,7 +505,7 @@ extern "C" fn flow_related(
     request.key.local_port = own_port;
     request.key.remote_port = remote_port;
     request.key.protocol = quoted.protocol;
-    match maps::CONNTRACK.get_ptr_mut(&request.key) {
+    match maps::CONNTRACK.get_ptr_mut(&request.own_key()) {
         Some(flow) if is_alive(flow, tables::now()) => Outcome::pass(life(flow).1).0,
         _ => Outcome::deny(reason::ICMP_ERROR, 0).0,
     }

@@ -114,6 +114,8 @@ pub struct Tables<'a>(pub &'a Config);
 impl Lookup for Tables<'_> {
     #[inline(always)]
     fn identity(&self, addr: &Addr) -> u32 {
+        // A copy, for kernels before 6.2: see `flow::Request::own_key`.
+        let addr = *addr;
         // SAFETY: as `endpoint`.
         if let Some(identity) = unsafe { maps::PEERS.get(addr) } {
             return *identity;
@@ -122,7 +124,7 @@ impl Lookup for Tables<'_> {
             return WORLD;
         }
         maps::CIDRS
-            .get(&Key::new(128, *addr))
+            .get(&Key::new(128, addr))
             .copied()
             .unwrap_or(WORLD)
     }
