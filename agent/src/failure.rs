@@ -62,6 +62,7 @@ pub const CODES: &[Code] = &[
     code("PC1007", "no pods' cgroup", exit::NEGATIVE),
     code("PC1008", "nothing is pinned", exit::NEGATIVE),
     code("PC1009", "a table refuses an entry", exit::NEGATIVE),
+    code("PC1010", "another agent is running", exit::NEGATIVE),
     code(
         "PC4001",
         "the API server cannot be reached",

@@ -41,6 +41,12 @@ pub enum OpenError {
         /// Its nearest ancestor that exists.
         parent: PathBuf,
     },
+    /// End the other agent, or give this one pins of its own with `--bpffs`.
+    #[error("another agent runs on the pins at {}", .root.display())]
+    Taken {
+        /// The directory for pins.
+        root: PathBuf,
+    },
     /// Run as root, or with `CAP_BPF` and `CAP_NET_ADMIN`.
     #[error("{lacks} is missing")]
     NotPermitted {

@@ -14,11 +14,13 @@ pub mod preflight;
 pub mod state;
 mod sys;
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
+use nix::fcntl::Flock;
 use portcullis_common::abi::{Owner, Slot, drop_index};
 
 use attach::{Hooks, Role};
@@ -42,6 +44,7 @@ pub struct Dataplane {
     pub adopted: bool,
     /// The mark of this boot and network namespace.
     pub owner: Owner,
+    _claim: Flock<File>,
 }
 
 /// What one application of desired tables did.
@@ -58,6 +61,7 @@ impl Dataplane {
             return Err(OpenError::NoObject.into());
         }
         let pins = Pins::new(bpffs);
+        let claim = pins.claim()?;
         let owner = pins::this_owner()?;
         let adopted = pins.owner() == Some(owner);
         if !adopted {
@@ -84,6 +88,7 @@ impl Dataplane {
             names: Names::default(),
             adopted,
             owner,
+            _claim: claim,
         })
     }
 

@@ -6,7 +6,7 @@
 //! The directory carries the ABI version, so maps of two versions never meet. A fresh agent without memory recognises its predecessor's work by
 //! `pc_owner`: same boot, same network namespace. Anything else there is discarded before something is attached.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use portcullis_common::ABI_VERSION;
 use portcullis_common::abi::Owner;
 
@@ -104,6 +106,24 @@ impl Pins {
         // Whoever may write here may switch the guard off.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("closing {}", self.root.display()))
+    }
+
+    /// Keeps other agents off these pins for as long as the value lives; the kernel ends that with the process, however it ends.
+    ///
+    /// Two agents would each write the differences to tables that the other has changed.
+    pub fn claim(&self) -> Result<Flock<File>> {
+        self.check()?;
+        fs::create_dir_all(&self.root)
+            .with_context(|| format!("creating {}", self.root.display()))?;
+        let directory =
+            File::open(&self.root).with_context(|| format!("opening {}", self.root.display()))?;
+        Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            if errno == Errno::EWOULDBLOCK {
+                let root = self.root.clone();
+                return OpenError::Taken { root }.into();
+            }
+            anyhow::Error::new(errno).context(format!("locking {}", self.root.display()))
+        })
     }
 
     /// Whose pins these are; `None` if there are none, or no mark.

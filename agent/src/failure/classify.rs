@@ -91,6 +91,12 @@ fn open(error: &OpenError) -> Failure {
             ),
             "mount -t bpf bpf /sys/fs/bpf, or name a directory of a bpffs with --bpffs",
         ),
+        OpenError::Taken { .. } => Failure::new(
+            "PC1010",
+            what,
+            "two agents would overwrite each other's tables",
+            "end the other agent, or name other directories with --bpffs and --socket",
+        ),
         OpenError::NotPermitted { source, .. } => Failure::new(
             "PC1003",
             what,

@@ -143,3 +143,28 @@ fn two_agents_with_pins_of_their_own_do_not_meet() {
     drop(agent);
     scene.down();
 }
+
+#[test]
+fn a_second_agent_on_the_same_pins_is_turned_away() {
+    let scene = Scene::up("re-twice", &pods(), POLICIES);
+    let links = objects(&scene, "links");
+    let writes = scene.status()["mapWrites"].clone();
+    let words = words(&scene, &[]);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    let node = scene.lab.node();
+    node.enter(&mut command).expect("the node can be entered");
+    let output = command.output().expect("it ends by itself");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("error PC1010: another agent runs on the pins at"),
+        "{said}"
+    );
+    // The first one notices nothing and still answers on its socket.
+    assert_eq!(scene.status()["mapWrites"], writes);
+    assert_eq!(objects(&scene, "links"), links);
+    scene.settle();
+    all_verdicts(&scene);
+    scene.down();
+}
