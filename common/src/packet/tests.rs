@@ -137,16 +137,22 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_that_is_cut_and_says_so_keeps_its_meaning_or_is_refused(spec in spec(), end in any::<Index>()) {
+    fn a_packet_that_is_cut_and_says_so_keeps_its_meaning_or_is_refused(
+        spec in spec(),
+        end in any::<Index>(),
+        rest_stays in any::<bool>(),
+    ) {
         let whole = spec.bytes();
         let first = if spec.v6 { 40 } else { usize::from(whole[0] & 0xf) * 4 };
         let end = first + end.index(whole.len() - first + 1);
-        let mut bytes = whole[..end].to_vec();
-        set_length(&mut bytes, spec.v6);
+        let mut bytes = whole.clone();
+        set_length(&mut bytes[..end], spec.v6);
+        if !rest_stays {
+            bytes.truncate(end);
+        }
         let cut = read(&bytes, spec.ethertype());
         if let (Ok(cut), Ok(whole)) = (cut, spec.expected()) {
             check_bounds(&bytes, spec.ethertype(), &cut);
-            // An IPv6 packet that ends behind one of its headers is one without the rest.
             prop_assert_eq!((cut.src, cut.dst, cut.protocol), (whole.src, whole.dst, whole.protocol));
             prop_assert_eq!((cut.sport, cut.dport, cut.tcp_flags), (whole.sport, whole.dport, whole.tcp_flags));
         }
@@ -160,14 +166,32 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_is_refused_or_read_as_others_read_it(spec in spec(), at in any::<Index>(), value in any::<u8>()) {
+    fn a_changed_byte_is_refused_or_read_as_others_read_it(spec in spec(), at in any::<Index>(), early in any::<bool>()) {
         let mut bytes = spec.bytes();
-        let at = at.index(bytes.len().min(120));
-        bytes[at] = value;
-        if let Ok(parsed) = read(&bytes, spec.ethertype()) {
-            check_bounds(&bytes, spec.ethertype(), &parsed);
-            check_by_others(&bytes, &parsed);
+        let at = at.index(bytes.len().min(if early { 12 } else { 120 }));
+        for value in 0..=255 {
+            bytes[at] = value;
+            if let Ok(parsed) = read(&bytes, spec.ethertype()) {
+                check_bounds(&bytes, spec.ethertype(), &parsed);
+                check_by_others(&bytes, &parsed);
+            }
         }
+    }
+
+    #[test]
+    fn ipv4_options_are_skipped_by_their_lengths_or_refused(
+        options in prop::collection::vec(prop_oneof![0..8_u8, any::<u8>(), Just(131), Just(137)], 4..40),
+    ) {
+        let words = options.len() / 4;
+        let options = &options[..words * 4];
+        let mut bytes = vec![0_u8; 20];
+        (bytes[0], bytes[9]) = (0x45 + words as u8, 47);
+        bytes.extend(options);
+        let length = bytes.len();
+        set_length(&mut bytes, false);
+        // What a look-up of bytes behind the header would find: a list that ends well.
+        bytes.extend([0; 60]);
+        prop_assert_eq!(read(&bytes, ETH_IPV4).map(|parsed| parsed.transport), check_options(options).map(|()| length as u32));
     }
 
     #[test]
@@ -176,16 +200,20 @@ proptest! {
             return Ok(());
         };
         let bytes = spec.bytes();
-        let more = |at: usize| {
+        let more = |at: usize, there: usize, by: u16| {
             let mut bytes = bytes.clone();
-            let length = u16::from_be_bytes([bytes[at], bytes[at + 1]]).saturating_add(by);
+            let length = there as u16 + by;
             bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
             read(&bytes, spec.ethertype())
         };
-        prop_assert_eq!(more(if spec.v6 { 4 } else { 2 }), Err(reason::MALFORMED));
+        let (at, there) = if spec.v6 { (4, bytes.len() - 40) } else { (2, bytes.len()) };
+        for by in [1, by] {
+            prop_assert_eq!(more(at, there, by), Err(reason::MALFORMED));
+        }
         let transport = parsed.transport as usize;
         if parsed.fragment == fragment::WHOLE && parsed.protocol == UDP {
-            prop_assert_eq!(more(transport + 4), Err(reason::MALFORMED));
+            prop_assert_eq!(more(transport + 4, bytes.len() - transport, 1), Err(reason::MALFORMED));
+            prop_assert_eq!(more(transport + 4, bytes.len() - transport, by), Err(reason::MALFORMED));
         }
         if parsed.fragment < fragment::LATER && parsed.protocol == TCP {
             for offset in 0..16 {
@@ -213,10 +241,31 @@ proptest! {
             (whole.src, whole.dst, whole.protocol, whole.sport, whole.dport),
             (expected.src, expected.dst, expected.protocol, expected.sport, expected.dport)
         );
+        if !inner.v6 {
+            let mut later = outer.clone();
+            for (hi, lo) in [(0, 1), (0x1f, 0xff), (0x20, 2), (0x10, 0)] {
+                later[8 + 6..8 + 8].copy_from_slice(&[hi, lo]);
+                prop_assert_eq!(quoted(&&later[..], &error, &mut Quoted::default()), Err(reason::ICMP_ERROR));
+            }
+        }
         let end = end.index(outer.len() + 1);
         let mut cut = Quoted::default();
         if quoted(&&outer[..end], &error, &mut cut).is_ok() {
             prop_assert_eq!(cut, whole);
+        }
+    }
+}
+
+/// RFC 791 3.1: one byte for 0 (the end) and 1, else kind and length.
+fn check_options(options: &[u8]) -> Result<(), u8> {
+    match options {
+        [] | [0, ..] => Ok(()),
+        [1, rest @ ..] => check_options(rest),
+        [131 | 137, ..] => Err(reason::SOURCE_ROUTE),
+        [_] => Err(reason::MALFORMED),
+        [_, length, ..] => {
+            let rest = options.get(usize::from(*length)..).filter(|_| *length >= 2);
+            check_options(rest.ok_or(reason::MALFORMED)?)
         }
     }
 }
