@@ -52,3 +52,16 @@ pub const fn join(a: u32, b: u32, c: u32, d: u32) -> Addr {
         a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3,
     ]
 }
+
+/// An address as four words, as on the wire.
+#[must_use]
+#[inline(always)]
+pub const fn words(addr: &Addr) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}

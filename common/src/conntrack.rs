@@ -143,6 +143,14 @@ pub const fn advance(state: u32, protocol: u8, local: bool, tcp_flags: u8) -> u3
     add
 }
 
+/// Whether a packet that is no SYN, FIN or RST adds nothing to an entry's state. A half-open TCP connection is never steady.
+#[must_use]
+#[inline(always)]
+pub const fn is_steady(state: u32, protocol: u8, local: bool) -> bool {
+    let half_open = protocol == TCP && state & flags::CONFIRMED == 0;
+    !half_open && advance(state, protocol, local, tcp::ACK) & !state == 0
+}
+
 /// Ports of an ICMP message in a key, local first: the identifier stands on the side that asked, so that the two directions never meet.
 ///
 /// `endpoint_asked` = the endpoint sent a request or receives a reply. Messages that are neither use type and code, and 1 on the other side.

@@ -1,7 +1,7 @@
 //! The contract between the kernel programs and the agent.
 //!
 //! Everything that both sides must agree on is here once: records of maps and events ([`abi`]), addresses ([`addr`]), the packet parser
-//! ([`packet`]), the steps of connection tracking ([`conntrack`]), the verdict of a compiled policy ([`policy`]), the guarded addresses
+//! ([`packet`], and [`glance`] for most packets), the steps of connection tracking ([`conntrack`]), the verdict of a compiled policy ([`policy`]), the guarded addresses
 //! ([`guard`]) and the numbered reasons ([`reason`]). It knows no map, no socket and no Kubernetes.
 //!
 //! To change a record: edit it in [`abi`], raise [`ABI_VERSION`], run `cargo xtask abi --bless`. Pins live under a directory that carries the
@@ -12,6 +12,7 @@
 pub mod abi;
 pub mod addr;
 pub mod conntrack;
+pub mod glance;
 pub mod guard;
 pub mod icmp;
 pub mod packet;

@@ -39,7 +39,7 @@ pub mod view {
     pub const CONFIRMED: u32 = 8;
 }
 
-/// What a step decided, in one register: reason in bits 0-7, 1 << 8 = passes; the upper half holds the entry's state of what passes, the rule of what
+/// What a step decided, in one register: reason in bits 0-7, 1 << 8 = passes, 1 << 9 = steady; the upper half holds the entry's state of what passes, the rule of what
 /// does not.
 #[derive(Clone, Copy)]
 #[must_use]
@@ -56,6 +56,18 @@ impl Outcome {
     #[inline(always)]
     pub const fn deny(reason: u8, rule: u32) -> Self {
         Self(reason as u64 | (rule as u64) << 32)
+    }
+
+    /// The same, with a word on the next packet of this kind: it passes too, and changes nothing.
+    #[inline(always)]
+    pub const fn steady(self, steady: bool) -> Self {
+        Self(self.0 | (steady as u64) << 9)
+    }
+
+    /// Whether the next packet of this kind passes too, and changes nothing.
+    #[inline(always)]
+    pub const fn is_steady(self) -> bool {
+        self.0 >> 9 & 1 == 1
     }
 
     /// Whether it passes.
@@ -159,7 +171,8 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Outcom
         let open =
             view & view::EXEMPT != 0 || request.policy(view & view::SENT != 0) == policy::id::NONE;
         return if open {
-            Outcome::pass(0)
+            // Exempt is who sent it, which a note does not say.
+            Outcome::pass(0).steady(view & view::EXEMPT == 0)
         } else {
             Outcome::deny(reason::NO_FLOW, 0)
         };
@@ -230,7 +243,8 @@ fn established(request: &Request, tcp_flags: u8, flow: *mut Flow, now: u32) -> O
     if add != 0 || seen != now {
         flow_note(&raw const request.key, flow, add, now);
     }
-    Outcome::pass(state | add)
+    let next = state | add;
+    Outcome::pass(next).steady(conntrack::is_steady(next, request.key.protocol, sent))
 }
 
 /// Notes what a packet changes: at most once a tick for a connection in steady state. Returns 0.

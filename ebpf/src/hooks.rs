@@ -10,7 +10,7 @@ use portcullis_common::{addr, reason};
 
 use crate::ctx::{self, Skb, stage};
 use crate::flow::{self, Outcome, view};
-use crate::{answer, emit, fragments, guard, neighbour, tables};
+use crate::{answer, emit, fragments, guard, neighbour, recent, tables};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
 const NEXT: i32 = -1;
@@ -23,6 +23,10 @@ const REFUSE: i32 = 0;
 /// What a pod sends.
 #[inline(always)]
 pub fn from_pod(skb: &Skb) -> i32 {
+    let epoch = recent::epoch();
+    if recent::passes_from_pod(skb, epoch) {
+        return NEXT;
+    }
     let ifindex = skb.ifindex();
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let mut parsed = Parsed::default();
@@ -44,13 +48,15 @@ pub fn from_pod(skb: &Skb) -> i32 {
         }
         return DROP;
     }
-    skb.set_stage(
-        match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
-            flags::PENDING => stage::UNDECIDED,
-            state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
-            _ => stage::SETTLED,
-        },
-    );
+    let stage = match outcome.detail() & (flags::PENDING | flags::CONFIRMED) {
+        flags::PENDING => stage::UNDECIDED,
+        state if state & flags::PENDING != 0 => stage::PENDING_CONFIRMED,
+        _ => stage::SETTLED,
+    };
+    skb.set_stage(stage);
+    if outcome.is_steady() {
+        recent::note_from_pod(skb, epoch, &parsed, stage);
+    }
     NEXT
 }
 
@@ -104,6 +110,10 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
 /// What reaches a pod.
 #[inline(always)]
 pub fn to_pod(skb: &Skb) -> i32 {
+    let epoch = recent::epoch();
+    if recent::passes_to_pod(skb, epoch) {
+        return NEXT;
+    }
     let ifindex = skb.ifindex();
     let place = (hook::TO_POD, direction::INGRESS, ifindex);
     let ingress = skb.ingress_ifindex();
@@ -140,6 +150,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
     if is_discovery(&parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
         return NEXT;
     }
+    let mut steady = true;
     // The source may be another endpoint of this node whose verdict waits for the real destination.
     if ingress != 0 && ingress != ifindex && skb.stage() != stage::SETTLED {
         let outcome = Outcome(hooks_deferred(
@@ -157,6 +168,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
             );
             return DROP;
         }
+        steady = outcome.is_steady();
     }
     let exempt = from_node || ingress == ifindex;
     let outcome = judge_received(
@@ -172,6 +184,9 @@ pub fn to_pod(skb: &Skb) -> i32 {
     if !outcome.passes() {
         emit::denied(skb, place, Some(endpoint), &parsed, outcome);
         return DROP;
+    }
+    if steady && outcome.is_steady() {
+        recent::note_to_pod(skb, epoch, &parsed);
     }
     NEXT
 }
@@ -291,11 +306,12 @@ extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32
         return 0;
     };
     let skb = &Skb::new(raw, l3 as usize & 31);
+    // Not an endpoint's, or of one that nobody isolates: nothing waits, until endpoints change.
     let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else {
-        return Outcome::pass(0).0;
+        return Outcome::pass(0).steady(true).0;
     };
     if tables::policies(endpoint, parsed).0 == policy::id::NONE {
-        return Outcome::pass(0).0;
+        return Outcome::pass(0).steady(true).0;
     }
     if parsed.fragment >= fragment::LATER {
         return fragments::follow(endpoint, parsed, fragments::place::TRANSLATED).0;

@@ -48,6 +48,8 @@ mod neighbour;
 #[cfg(target_arch = "bpf")]
 mod quota;
 #[cfg(target_arch = "bpf")]
+mod recent;
+#[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod sweep;

@@ -3,7 +3,7 @@
 //! All are pinned under the directory of their ABI version, by these names. A look-up in an array compiles to a bounds check and an addition, one
 //! in a hash to a call of 10 ns or more: what is read for every packet is in arrays or looked up once.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use portcullis_common::abi::{
     CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment,
@@ -11,6 +11,8 @@ use portcullis_common::abi::{
     Slot,
 };
 use portcullis_common::addr::Addr;
+
+use crate::recent::{NOTES, Note};
 
 /// `BPF_F_NO_PREALLOC`: memory follows use. For tables that only the agent writes.
 const ON_DEMAND: usize = 1;
@@ -27,6 +29,15 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 /// closed. As many as there are slots.
 #[btf_map(name = "pc_endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint, { SLOTS as usize }> = HashMap::new();
+
+/// Counts changes of `pc_endpoints`: agent raises it behind each write there, programs compare (`recent.rs`).
+#[btf_map(name = "pc_epoch")]
+pub static EPOCH: Array<u32, 1> = Array::new();
+
+/// Packets that passed a moment ago (`recent.rs`), for each processor; one pushes out another. Programs write and read. Not pinned: a cache, which each
+/// set of programs has for itself, so that its layout is theirs alone.
+#[btf_map(name = "pc_recent")]
+pub static RECENT: PerCpuArray<Note, { NOTES as usize }> = PerCpuArray::new();
 
 /// Exact address -> identity. Agent writes. Full: the update is refused and the old version stays.
 #[btf_map(name = "pc_peers")]

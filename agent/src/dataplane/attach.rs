@@ -31,6 +31,9 @@ const FILTER: NlOptions = NlOptions {
     classid: None,
 };
 
+/// A map that is not pinned: a cache of the loaded programs, whose records are no contract.
+const CACHE: &str = "pc_recent";
+
 /// Programs of the pods' cgroup.
 const SOCKET_HOOKS: &[(&str, bpf_attach_type)] = &[
     ("pc_connect4", bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
@@ -345,7 +348,7 @@ fn map_names(object: &[u8]) -> Result<Vec<String>> {
     Ok(object
         .maps
         .keys()
-        .filter(|name| name.starts_with("pc_"))
+        .filter(|name| name.starts_with("pc_") && name.as_str() != CACHE)
         .cloned()
         .collect())
 }

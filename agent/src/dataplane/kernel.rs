@@ -25,6 +25,7 @@ pub struct Tables {
     owner: Array<MapData, Owner>,
     config: Array<MapData, Config>,
     endpoints: HashMap<MapData, u32, Endpoint>,
+    epoch: Array<MapData, u32>,
     peers: HashMap<MapData, Addr, u32>,
     cidrs: LpmTrie<MapData, Addr, u32>,
     defaults: Array<MapData, Cell>,
@@ -47,6 +48,7 @@ impl Tables {
             owner: array(&pins.map("pc_owner"))?,
             config: array(&pins.map("pc_config"))?,
             endpoints: hash(&pins.map("pc_endpoints"))?,
+            epoch: array(&pins.map("pc_epoch"))?,
             peers: hash(&pins.map("pc_peers"))?,
             cidrs: trie(&pins.map("pc_cidrs"))?,
             defaults: array(&pins.map("pc_policies"))?,
@@ -222,9 +224,13 @@ impl Tables {
                 0,
             ),
             Action::PutEndpoint { ifindex, endpoint } => {
-                self.endpoints.insert(ifindex, endpoint, 0)
+                self.endpoints.insert(ifindex, endpoint, 0)?;
+                self.raise_epoch()
             }
-            Action::DropEndpoint { ifindex } => gone(self.endpoints.remove(ifindex)),
+            Action::DropEndpoint { ifindex } => {
+                gone(self.endpoints.remove(ifindex))?;
+                self.raise_epoch()
+            }
             Action::PutService { service } => self.services.insert(service_key(*service), 1, 0),
             Action::DropService { service } => gone(self.services.remove(&service_key(*service))),
             Action::PutNode { addr, own } => self.nodes.insert(addr, if *own { 1 } else { 2 }, 0),
@@ -237,6 +243,12 @@ impl Tables {
                 Ok(())
             }
         }
+    }
+
+    /// Makes programs forget what they concluded from an endpoint that was. Behind the write: what they conclude meanwhile is forgotten too.
+    fn raise_epoch(&mut self) -> Result<(), MapError> {
+        let epoch = self.epoch.get(&0, 0)?;
+        self.epoch.set(0, epoch.wrapping_add(1), 0)
     }
 
     /// The ranges before the entry that refers to them.
