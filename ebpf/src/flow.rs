@@ -30,13 +30,13 @@ const NOEXIST: u64 = 1;
 /// How a packet stands to its endpoint.
 pub mod view {
     /// The endpoint sent it; else it is for the endpoint.
-    pub const SENT: u32 = 1;
+    pub const SENT: u16 = 1;
     /// Behind the translation: the destination is the real one.
-    pub const TRANSLATED: u32 = 2;
+    pub const TRANSLATED: u16 = 2;
     /// From the endpoint's own node, or from the endpoint itself: never judged.
-    pub const EXEMPT: u32 = 4;
+    pub const EXEMPT: u16 = 4;
     /// Behind the translation: the connection's handshake was complete in front of it, so a segment without SYN may make the entry.
-    pub const CONFIRMED: u32 = 8;
+    pub const CONFIRMED: u16 = 8;
 }
 
 /// What a step decided, in one register: reason in bits 0-7, 1 << 8 = passes, 1 << 9 = steady; the upper half holds the entry's state of what passes, the rule of what
@@ -111,14 +111,14 @@ pub struct Request {
     /// As `egress`.
     pub ingress: u32,
     /// [`view`].
-    pub view: u32,
+    pub view: u16,
     /// The packet's destination port; ICMP: type << 8 | code.
-    pub dport: u32,
+    pub dport: u16,
 }
 
 impl Request {
     #[inline(always)]
-    fn new(endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Self {
+    fn new(endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Self {
         let (egress, ingress) = tables::policies(endpoint, parsed);
         let (remote, local_port, remote_port) = if view & view::SENT != 0 {
             (parsed.dst, parsed.sport, parsed.dport)
@@ -131,7 +131,7 @@ impl Request {
             egress,
             ingress,
             view,
-            dport: u32::from(parsed.dport),
+            dport: parsed.dport,
         }
     }
 
@@ -150,7 +150,7 @@ impl Request {
 
 /// Decides about a packet whose source has been checked.
 #[inline(always)]
-pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u32) -> Outcome {
+pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcome {
     let mut request = Request::new(endpoint, parsed, view);
     if parsed.is_icmp() {
         return Outcome(flow_icmp(skb.raw(), parsed, &raw mut request, skb.l3()));
@@ -395,7 +395,7 @@ fn admit(config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
         request.policy(sent),
         &request.key.remote,
         request.key.protocol,
-        request.dport as u16,
+        request.dport,
     );
     if decision.allow {
         Ok((state, decision.rule))

@@ -192,7 +192,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
 }
 
 #[inline(always)]
-fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view: u32) -> Outcome {
+fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view: u16) -> Outcome {
     if parsed.fragment >= fragment::LATER {
         return if view & view::EXEMPT != 0 {
             Outcome::pass(0)
