@@ -55,10 +55,7 @@ impl Node {
         let model = self.world.snapshot();
         for workload in model.workloads.values() {
             let local = workload.node.as_deref() == Some(self.world.node());
-            if local
-                && workload.is_endpoint()
-                && !workload.addresses.is_empty()
-            {
+            if local && workload.is_endpoint() && !workload.addresses.is_empty() {
                 let lacks = match bound.get(&workload.uid) {
                     Some(true) => continue,
                     Some(false) => "has no programs on its interface",
