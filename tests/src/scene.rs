@@ -10,6 +10,7 @@
 //! | `admin` | the agent's socket, spoken by hand |
 //! | `wire` | single segments and datagrams, built and seen below the kernel's sockets |
 //! | `traffic` | numbered datagrams and streams that count what is lost |
+//! | `frame` | packets as bytes, to be spoilt, and what becomes of them |
 //! | `kernel` | BPF objects of the machine, counted |
 //! | `nat` | Service addresses, translated as kube-proxy does |
 //! | `table` | pinned maps, read and written |
@@ -17,6 +18,7 @@
 //! A scene that is dropped by a panic first shows the agent's state; what `down` takes away is checked to be gone.
 
 pub mod admin;
+pub mod frame;
 pub mod kernel;
 pub mod nat;
 pub mod objects;

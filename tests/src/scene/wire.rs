@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use portcullis_lab::NetNs;
+use portcullis_lab::link;
 use portcullis_lab::outside::{NODE_MAC, OUTSIDE_INTERFACE, OUTSIDE_MAC};
 use portcullis_lab::wire::PacketSocket;
 
@@ -39,6 +40,11 @@ impl Wire {
     pub fn deaf(scene: &Scene, key: &str) -> Self {
         let flushed = scene.run(key, &["ip", "addr", "flush", "dev", "eth0"]);
         assert!(flushed.status.success(), "{flushed:?}");
+        // Mute too: the kernel would still report its multicast groups, at times of its own.
+        let muted = scene
+            .netns(key)
+            .run(|| link::settings(&[("ipv6/conf/eth0/disable_ipv6", "1")]));
+        muted.expect("a pod's IPv6 can be switched off");
         Self::of(scene, key)
     }
 
@@ -70,6 +76,41 @@ impl Wire {
     pub fn send(&self, segment: Segment) {
         let frame = segment::frame(&segment, self.own, self.other);
         self.socket.send(&frame).expect("a frame can be sent");
+    }
+
+    /// Sends bytes as they are.
+    pub fn send_bytes(&self, frame: &[u8]) {
+        self.socket.send(frame).expect("a frame can be sent");
+    }
+
+    /// A frame to the other end of the veth.
+    #[must_use]
+    pub fn framed(&self, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = [self.other, self.own].concat();
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// The hardware address of this end.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.own
+    }
+
+    /// Takes all frames that have arrived, as bytes; nobody else sees them.
+    #[must_use = "or say `let _`: they are gone"]
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let drained = self.socket.drain(|frame| frames.push(frame.to_vec()));
+        drained.expect("frames can be received");
+        frames
+    }
+
+    /// Whether a frame is this packet.
+    #[must_use]
+    pub fn is(frame: &[u8], segment: Segment) -> bool {
+        segment::read(frame) == Some(segment)
     }
 
     /// How often exactly this packet has arrived so far.
