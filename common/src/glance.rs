@@ -46,9 +46,11 @@ impl Glance {
         }
     }
 
+    /// What decides is read before what is remembered: few registers are left over the checks, and memory would cost a barrier for each word where the
+    /// kernel fears speculation.
     #[inline(always)]
     fn at_v4<P: Packet>(packet: &P) -> Option<Self> {
-        let [first, second, third, src, dst, ports, rest] = packet.fixed::<0, 7>()?;
+        let [first, second, third] = packet.fixed::<0, 3>()?;
         let first = u32::from_be(first);
         let total = first & 0xffff;
         // Version 4, 20 bytes of header; neither a fragment nor the first of several.
@@ -56,40 +58,29 @@ impl Glance {
             return None;
         }
         let protocol = u32::from_be(third) >> 16 & 0xff;
-        let left = total.wrapping_sub(20);
-        let flags = if protocol == u32::from(TCP) {
-            packet.fixed::<32, 1>()
-        } else {
-            None
-        };
-        is_ordinary(protocol, left, ports, rest, flags)?;
-        let hash = hash(mapped(src), mapped(dst), ports);
+        // Wraps below zero to what is beyond every length.
+        is_ordinary::<P, 20>(packet, protocol, total.wrapping_sub(20))?;
+        let [src, dst, ports] = packet.fixed::<12, 3>()?;
         Some(Self {
             kind: WRITTEN | protocol,
-            hash,
+            hash: hash(mapped(src), mapped(dst), ports),
         })
     }
 
     #[inline(always)]
     fn at_v6<P: Packet>(packet: &P) -> Option<Self> {
-        let words = packet.fixed::<0, 12>()?;
-        let [first, second, a, b, c, d, e, f, g, h, ports, rest] = words;
+        let [first, second] = packet.fixed::<0, 2>()?;
         let second = u32::from_be(second);
         let left = second >> 16;
         if u32::from_be(first) >> 28 != 6 || left + 40 > packet.len() {
             return None;
         }
         let protocol = second >> 8 & 0xff;
-        let flags = if protocol == u32::from(TCP) {
-            packet.fixed::<52, 1>()
-        } else {
-            None
-        };
-        is_ordinary(protocol, left, ports, rest, flags)?;
-        let hash = hash([a, b, c, d], [e, f, g, h], ports);
+        is_ordinary::<P, 40>(packet, protocol, left)?;
+        let [a, b, c, d, e, f, g, h, ports] = packet.fixed::<8, 9>()?;
         Some(Self {
             kind: WRITTEN | IPV6 | protocol,
-            hash,
+            hash: hash([a, b, c, d], [e, f, g, h], ports),
         })
     }
 
@@ -135,26 +126,27 @@ impl Glance {
     }
 }
 
-/// `left` = bytes from the transport header on; `flags` = the word of a TCP header that holds them.
+/// `AT` = where the transport header begins, `left` = bytes from there on.
 #[inline(always)]
-fn is_ordinary(
-    protocol: u32,
-    left: u32,
-    ports: u32,
-    second: u32,
-    flags: Option<[u32; 1]>,
-) -> Option<()> {
+fn is_ordinary<P: Packet, const AT: usize>(packet: &P, protocol: u32, left: u32) -> Option<()> {
     if protocol == u32::from(TCP) {
+        let flags = match AT {
+            20 => packet.fixed::<32, 1>(),
+            _ => packet.fixed::<52, 1>(),
+        };
         let flags = u32::from_be(flags?[0]);
         let header = (flags >> 28) * 4;
-        // `left` may have wrapped below zero only for IPv4, where it is beyond every length then.
         let fits = header >= 20 && header <= left && left <= 0xffff;
         return (fits && flags & NOT_ORDINARY == 0).then_some(());
     }
-    let length = u32::from_be(second) >> 16;
+    let words = match AT {
+        20 => packet.fixed::<20, 2>(),
+        _ => packet.fixed::<40, 2>(),
+    };
+    let [ports, length] = words?.map(u32::from_be);
+    let length = length >> 16;
     let fits = length >= 8 && length <= left && left <= 0xffff;
-    let overlay = packet::is_overlay_port(u32::from_be(ports) as u16);
-    (protocol == u32::from(UDP) && fits && !overlay).then_some(())
+    (protocol == u32::from(UDP) && fits && !packet::is_overlay_port(ports as u16)).then_some(())
 }
 
 #[inline(always)]

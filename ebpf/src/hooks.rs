@@ -23,10 +23,10 @@ const REFUSE: i32 = 0;
 /// What a pod sends.
 #[inline(always)]
 pub fn from_pod(skb: &Skb) -> i32 {
-    let epoch = recent::epoch();
-    if recent::passes_from_pod(skb, epoch) {
+    if recent::passes_from_pod(skb) {
         return NEXT;
     }
+    let epoch = recent::epoch();
     let ifindex = skb.ifindex();
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let mut parsed = Parsed::default();
@@ -110,10 +110,10 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
 /// What reaches a pod.
 #[inline(always)]
 pub fn to_pod(skb: &Skb) -> i32 {
-    let epoch = recent::epoch();
-    if recent::passes_to_pod(skb, epoch) {
+    if recent::passes_to_pod(skb) {
         return NEXT;
     }
+    let epoch = recent::epoch();
     let ifindex = skb.ifindex();
     let place = (hook::TO_POD, direction::INGRESS, ifindex);
     let ingress = skb.ingress_ifindex();

@@ -12,8 +12,10 @@
 //! SYN, FIN and RST never pass by a note. Notes are each processor's own and programs are not interrupted by programs of the same kind, so a note is
 //! read as it was written; where they can be (PREEMPT_RT), the order of writing keeps half a note from being believed.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_map_lookup_elem};
 use portcullis_common::glance::{Glance, Tuple};
 use portcullis_common::packet::Parsed;
 
@@ -55,18 +57,34 @@ pub fn epoch() -> u32 {
 
 /// Whether a packet of an endpoint passes by a note; sets its stage.
 #[inline(always)]
-pub fn passes_from_pod(skb: &Skb, epoch: u32) -> bool {
-    let Some(note) = find(skb, epoch, SENT) else {
-        return false;
-    };
-    skb.set_stage(note.stage);
-    true
+pub fn passes_from_pod(skb: &Skb) -> bool {
+    recent_from_pod(skb.raw()) != 0
 }
 
 /// Whether a packet to an endpoint does.
 #[inline(always)]
-pub fn passes_to_pod(skb: &Skb, epoch: u32) -> bool {
-    find(skb, epoch, 0).is_some_and(|note| note.ingress == ingress(skb))
+pub fn passes_to_pod(skb: &Skb) -> bool {
+    recent_to_pod(skb.raw()) != 0
+}
+
+/// A global function (see `flow`): what it found out on its way to "no" is forgotten.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
+    let skb = &Skb::new(raw, ctx::ETHERNET);
+    let Some(note) = find(skb, SENT) else {
+        return 0;
+    };
+    skb.set_stage(note.stage);
+    1
+}
+
+/// The same for packets to an endpoint.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn recent_to_pod(raw: *mut __sk_buff) -> u64 {
+    let skb = &Skb::new(raw, ctx::ETHERNET);
+    u64::from(find(skb, 0).is_some_and(|note| note.ingress == ingress(skb)))
 }
 
 /// Leaves a note of a packet that passed on the long way.
@@ -92,18 +110,25 @@ fn ingress(skb: &Skb) -> u32 {
 }
 
 #[inline(always)]
-fn find(skb: &Skb, epoch: u32, way: u32) -> Option<&'static Note> {
+fn find(skb: &Skb, way: u32) -> Option<&'static Note> {
     if skb.vlan().is_some() {
         return None;
     }
     let glance = Glance::at(skb, skb.protocol())?;
-    let note = maps::RECENT.get(place(&glance))?;
+    // One place on the stack for both keys: where programs are loaded without `CAP_PERFMON`, the first write to each costs a barrier against speculation.
+    let mut key = place(&glance);
+    let note: &Note = value((&raw const maps::RECENT).cast(), &key)?;
     let matches = note.kind == glance.kind | way
         && note.ifindex == skb.ifindex()
-        && note.epoch == epoch
         && now().wrapping_sub(note.written) < WINDOW
         && glance.agrees(skb, &note.tuple);
-    matches.then_some(note)
+    if !matches {
+        return None;
+    }
+    // SAFETY: a reference is valid. Volatile, so that it is this place and no other.
+    unsafe { (&raw mut key).write_volatile(0) };
+    let epoch: &u32 = value((&raw const maps::EPOCH).cast(), &key)?;
+    (note.epoch == *epoch).then_some(note)
 }
 
 /// A global function (see `flow`). Returns 0.
@@ -145,6 +170,16 @@ extern "C" fn recent_note(
 #[inline(always)]
 fn place(glance: &Glance) -> u32 {
     (glance.hash >> (64 - NOTES.ilog2())) as u32
+}
+
+/// The value of a key in an array.
+#[inline(always)]
+fn value<T>(array: *const c_void, key: &u32) -> Option<&'static T> {
+    // SAFETY: arrays are never freed under a running program, and the caller names the type of the array's values.
+    unsafe {
+        let value = bpf_map_lookup_elem(array.cast_mut(), (&raw const *key).cast());
+        value.cast::<T>().as_ref()
+    }
 }
 
 /// Jiffies: one load (Linux 5.6 makes the call one).
