@@ -116,7 +116,7 @@ fn find(skb: &Skb, way: u32) -> Option<&'static Note> {
     }
     let glance = Glance::at(skb, skb.protocol())?;
     // One place on the stack for both keys: where programs are loaded without `CAP_PERFMON`, the first write to each costs a barrier against speculation.
-    let mut key = place(&glance);
+    let mut key = place(&glance, way);
     let note: &Note = value((&raw const maps::RECENT).cast(), &key)?;
     let matches = note.kind == glance.kind | way
         && note.ifindex == skb.ifindex()
@@ -148,7 +148,7 @@ extern "C" fn recent_note(
     let Some((glance, tuple)) = Glance::of(parsed) else {
         return 0;
     };
-    let Some(note) = maps::RECENT.get_ptr_mut(place(&glance)) else {
+    let Some(note) = maps::RECENT.get_ptr_mut(place(&glance, way)) else {
         return 0;
     };
     let skb = &Skb::new(raw, ctx::ETHERNET);
@@ -167,9 +167,10 @@ extern "C" fn recent_note(
     0
 }
 
+/// Key of the note of such a packet. A packet from one endpoint to another passes twice on one processor: each way has a place of its own.
 #[inline(always)]
-fn place(glance: &Glance) -> u32 {
-    (glance.hash >> (64 - NOTES.ilog2())) as u32
+fn place(glance: &Glance, way: u32) -> u32 {
+    (glance.hash >> (64 - NOTES.ilog2())) as u32 ^ u32::from(way == SENT)
 }
 
 /// The value of a key in an array.

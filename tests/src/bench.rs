@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! node (lab, real agent, so many peers) -> case (a packet and what it must meet) -> rounds (BPF_PROG_TEST_RUN, interleaved) -> report
+//! live (two pods that talk, kernel statistics; a second lab with empty programs) ------------------------------/
 //! ```
 //! The tables are the agent's own: objects go in, what is pinned is run. Nanoseconds of two runs are never compared: machines are shared and change
 //! their mind. What a run left in counters and connections is checked, so that no wrong path is timed.
 
 pub mod case;
+pub mod live;
 pub mod node;
 pub mod objects;
 pub mod program;
@@ -79,8 +81,9 @@ pub fn run(options: &Options) -> Result<String> {
     for (_, node) in nodes {
         node.down()?;
     }
+    let live = live::run(rights_in_use, options.rounds)?;
     if options.json {
-        return Ok(format!("{:#}\n", report::json(&results, &verified)));
+        return Ok(format!("{:#}\n", report::json(&results, &verified, &live)));
     }
-    Ok(report::table(&results, &verified))
+    Ok(report::table(&results, &verified) + &report::live_table(&live))
 }

@@ -29,7 +29,7 @@ impl Rights {
     pub const ALL: [Self; 2] = [Self::WithPerfmon, Self::WithoutPerfmon];
 
     /// What an agent needs besides: `CAP_NET_ADMIN` 12, `CAP_BPF` 39; `CAP_PERFMON` is 38.
-    fn capabilities(self) -> Vec<u8> {
+    pub(super) fn capabilities(self) -> Vec<u8> {
         match self {
             Self::WithPerfmon => vec![12, 38, 39],
             Self::WithoutPerfmon => vec![12, 39],

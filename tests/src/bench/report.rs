@@ -6,6 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::case::{Case, Hook, Path};
+use super::live::{GOAL, Live, Traffic};
 use super::node::Rights;
 use super::rounds::{Measured, median};
 
@@ -105,9 +106,41 @@ fn growth(results: &[Measured], rights: Rights) -> Vec<f64> {
     growth
 }
 
+/// The table of live traffic.
+#[must_use]
+pub fn live_table(results: &[Live]) -> String {
+    let mut text = format!(
+        "\n{:<28} {:>10} {:>10} {:>8}\n",
+        "live, two pods of a node", "perfmon", "ratio", "goal"
+    );
+    for live in results {
+        let perfmon = if live.rights == Rights::WithPerfmon {
+            "yes"
+        } else {
+            "no"
+        };
+        let over = if live.ratio > GOAL { "!" } else { " " };
+        let ratio = format!("{:.2}{over}", live.ratio);
+        let _ = writeln!(
+            text,
+            "{:<28} {perfmon:>10} {ratio:>10} {GOAL:>8.1}",
+            name(live.traffic)
+        );
+    }
+    text.push_str("Run time for each run of both pods' programs, times that of empty programs on the same hooks.\n");
+    text
+}
+
+fn name(traffic: Traffic) -> &'static str {
+    match traffic {
+        Traffic::Datagrams => "datagram of 64 bytes",
+        Traffic::RoundTrips => "TCP round trip of 64 bytes",
+    }
+}
+
 /// The same for tools.
 #[must_use]
-pub fn json(results: &[Measured], verified: &[(Rights, Hook, u32)]) -> Value {
+pub fn json(results: &[Measured], verified: &[(Rights, Hook, u32)], live: &[Live]) -> Value {
     let cases: Vec<Value> = results
         .iter()
         .map(|result| {
@@ -131,7 +164,16 @@ pub fn json(results: &[Measured], verified: &[(Rights, Hook, u32)]) -> Value {
             json!({"program": hook.program(), "perfmon": *rights == Rights::WithPerfmon, "verifiedInstructions": count})
         })
         .collect();
-    json!({"kernel": kernel(), "testRun": cases, "programs": programs})
+    let live: Vec<Value> = live
+        .iter()
+        .map(|live| {
+            json!({
+                "traffic": name(live.traffic), "perfmon": live.rights == Rights::WithPerfmon,
+                "ratio": live.ratio, "goal": GOAL, "ns": live.ns,
+            })
+        })
+        .collect();
+    json!({"kernel": kernel(), "testRun": cases, "programs": programs, "live": live})
 }
 
 fn kernel() -> String {

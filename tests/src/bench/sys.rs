@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_info};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -88,6 +88,25 @@ pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     made(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Attaches a program to an interface (by index, Linux 6.6) or a cgroup (by descriptor) for as long as the link is held.
+pub(super) fn link(
+    program: BorrowedFd<'_>,
+    target: u32,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.attach_type = hook as u32;
+    made(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Makes the kernel count run time of programs for as long as the descriptor is held (Linux 5.8): what the sysctl
+/// `kernel.bpf_stats_enabled` does, but undone even if this process is killed.
+pub(super) fn statistics() -> io::Result<OwnedFd> {
+    made(bpf_cmd::BPF_ENABLE_STATS, &mut zeroed())
 }
 
 /// The value of a key.
