@@ -85,6 +85,7 @@ impl Glance {
     }
 
     /// The glance at a packet that was parsed, if it is an ordinary one.
+    #[must_use]
     #[inline(always)]
     pub fn of(parsed: &Parsed) -> Option<(Self, Tuple)> {
         let v6 = parsed.family == addr::V6 as u8;
@@ -187,7 +188,7 @@ mod tests {
             0x9c, 0x40, 0x15, 0x38, 0, 24, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
             16,
         ];
-        let (protocol, transport) = if which % 2 == 0 {
+        let (protocol, transport) = if which.is_multiple_of(2) {
             (TCP, tcp)
         } else {
             (UDP, udp)

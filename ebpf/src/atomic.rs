@@ -17,6 +17,16 @@ pub unsafe fn add(word: *mut u64, by: u64) {
     unsafe { atomic_xadd::<u64, u64, RELAXED>(word, by) };
 }
 
+/// The same for four bytes.
+///
+/// # Safety
+/// `word` points to 4 aligned bytes of a map value.
+#[inline(always)]
+pub unsafe fn add_short(word: *mut u32, by: u32) {
+    // SAFETY: the caller's.
+    unsafe { atomic_xadd::<u32, u32, RELAXED>(word, by) };
+}
+
 /// Sets bits; returns what was there before.
 ///
 /// # Safety

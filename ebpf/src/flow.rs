@@ -19,7 +19,7 @@ use aya_ebpf::bindings::__sk_buff;
 
 use crate::ctx::Skb;
 use crate::tables::{self, Tables};
-use crate::{atomic, maps, quota};
+use crate::{atomic, maps, quota, recent};
 
 /// Linux error numbers of `bpf_map_update_elem`.
 const EEXIST: i32 = -17;
@@ -426,6 +426,10 @@ fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome 
         return Outcome::deny(reason::TABLE_BUSY, 0);
     }
     quota::change(request.key.slot, old, next);
+    // Notes of the connection that was would keep the new one half-open.
+    if request.key.protocol == TCP && old & !next & flags::CONFIRMED != 0 {
+        recent::forget();
+    }
     // SAFETY: as `flow_judge_again`.
     unsafe {
         (*flow).seen = now;

@@ -30,7 +30,7 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map(name = "pc_endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint, { SLOTS as usize }> = HashMap::new();
 
-/// Counts changes of `pc_endpoints`: agent raises it behind each write there, programs compare (`recent.rs`).
+/// Another number whenever notes are to be forgotten (`recent.rs`): the agent writes the time behind each change of `pc_endpoints`, programs add 1.
 #[btf_map(name = "pc_epoch")]
 pub static EPOCH: Array<u32, 1> = Array::new();
 

@@ -6,7 +6,8 @@
 //! ```
 //! A note says that the long way let such a packet pass and that another one would not change the connection's state. It is believed
 //! 1. until an endpoint changes: the agent raises the epoch behind each write to `pc_endpoints`, and whatever changes a verdict changes an endpoint;
-//! 2. for [`WINDOW`], so that connections are seen often enough to stay alive, and so that an agent that dies between a write and the epoch leaves an old
+//! 2. until a SYN takes over the entry of a connection that was: [`forget`];
+//! 3. for [`WINDOW`], so that connections are seen often enough to stay alive, and so that an agent that dies between a write and the epoch leaves an old
 //!    verdict standing for no longer than that.
 //!
 //! SYN, FIN and RST never pass by a note. Notes are each processor's own and programs are not interrupted by programs of the same kind, so a note is
@@ -20,7 +21,7 @@ use portcullis_common::glance::{Glance, Tuple};
 use portcullis_common::packet::Parsed;
 
 use crate::ctx::{self, Skb, stage};
-use crate::maps;
+use crate::{atomic, maps};
 
 /// Notes of one processor: a power of two.
 pub const NOTES: u32 = 1024;
@@ -53,6 +54,15 @@ const _: () = assert!(size_of::<Note>() <= 64);
 #[inline(always)]
 pub fn epoch() -> u32 {
     maps::EPOCH.get(0).map_or(0, |epoch| *epoch)
+}
+
+/// Makes every processor forget its notes.
+#[inline(always)]
+pub fn forget() {
+    if let Some(epoch) = maps::EPOCH.get_ptr_mut(0) {
+        // SAFETY: values of an array live as long as the map and are aligned.
+        unsafe { atomic::add_short(epoch, 1) };
+    }
 }
 
 /// Whether a packet of an endpoint passes by a note; sets its stage.

@@ -10,6 +10,8 @@ mod change;
 mod flood;
 #[path = "conntrack/icmp.rs"]
 mod icmp;
+#[path = "conntrack/recent.rs"]
+mod recent;
 #[path = "conntrack/segments.rs"]
 mod segments;
 

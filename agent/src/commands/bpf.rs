@@ -27,7 +27,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("pc_conntrack", "FlowKey", "Flow"),
     ("pc_drops", "slot, direction, reason", "packets"),
     ("pc_endpoints", "ifindex", "Endpoint"),
-    ("pc_epoch", "0", "changes of pc_endpoints"),
+    ("pc_epoch", "0", "changes when notes are forgotten"),
     ("pc_events", "-", "Event"),
     ("pc_fragments", "FragmentKey", "Fragment"),
     ("pc_l4lpm", "prefix of L4Key", "L4Value"),

@@ -15,7 +15,7 @@ const RST: u8 = flag::RST;
 const ACK: u8 = flag::ACK;
 
 /// Addresses of web, db and other in one family.
-fn family(scene: &Scene, index: usize) -> [IpAddr; 3] {
+pub(crate) fn family(scene: &Scene, index: usize) -> [IpAddr; 3] {
     ["shop/web", "shop/db", "shop/other"].map(|key| scene.addresses(key)[index])
 }
 

@@ -103,7 +103,7 @@ impl Decoder {
             "pc_fragments" => self.fragment(read(key)?, &read(value)?),
             "pc_slots" => (json!({"slot": read::<u32>(key)?}), slot(&read(value)?)),
             "pc_pool" => (json!({}), json!({"connections": read::<u64>(value)?})),
-            "pc_epoch" => (json!({}), json!({"changes": read::<u32>(value)?})),
+            "pc_epoch" => (json!({}), json!({"epoch": read::<u32>(value)?})),
             "pc_drops" => {
                 let index: u32 = read(key)?;
                 let key = json!({"slot": index / 128, "direction": record::direction(index / 64 % 2), "reason": reason::name((index % 64) as u8)});
