@@ -68,8 +68,9 @@ impl Tables {
         self.owner.set(0, owner, 0).context("marking the pins")
     }
 
-    /// Reads back what an earlier agent wrote.
-    pub fn read(&self) -> Result<State> {
+    /// Reads back what an earlier agent wrote. What it left half done of a port set is removed: the set's number may be given out again.
+    pub fn read(&mut self) -> Result<State> {
+        self.remove_stray_ranges()?;
         let mut state = State {
             config: self.config.get(&0, 0)?,
             ..State::default()
@@ -254,8 +255,32 @@ impl Tables {
         self.epoch.set(0, now as u32, 0)
     }
 
-    /// The ranges before the entry that refers to them.
+    /// Ranges of sets that do not refer to them.
+    fn remove_stray_ranges(&mut self) -> Result<()> {
+        let mut stray = Vec::new();
+        for key in self.ranges.keys() {
+            let key = key?;
+            let record = self.sets.get(&key.data().set, 0);
+            if !record.is_ok_and(|record| record.valid != 0 && record.spilled != 0) {
+                stray.push(key);
+            }
+        }
+        for key in stray {
+            gone(self.ranges.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    /// The ranges before the entry that refers to them. Of a set that does not fit nothing stays.
     fn put_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
+        let result = self.try_put_set(id, set);
+        if result.is_err() {
+            self.drop_ranges(id)?;
+        }
+        result
+    }
+
+    fn try_put_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
         if set.is_spilled() {
             for (protocol, port, bits, action, rule) in set.prefixes() {
                 let data = L4Key {
@@ -277,6 +302,10 @@ impl Tables {
         if record.spilled == 0 {
             return Ok(());
         }
+        self.drop_ranges(id)
+    }
+
+    fn drop_ranges(&mut self, id: u32) -> Result<(), MapError> {
         let keys: Vec<_> = self
             .ranges
             .keys()
