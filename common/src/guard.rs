@@ -11,11 +11,11 @@ pub const IMDS_V4: Addr = addr::mapped([169, 254, 169, 254]);
 pub const ECS_V4: Addr = addr::mapped([169, 254, 170, 2]);
 /// EKS Pod Identity, 169.254.170.23.
 pub const POD_IDENTITY_V4: Addr = addr::mapped([169, 254, 170, 23]);
-/// EC2 instance metadata over IPv6, fd00:ec2::254.
+/// EC2 instance metadata over IPv6, `fd00:ec2::254`.
 pub const IMDS_V6: Addr = [
     0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54,
 ];
-/// EKS Pod Identity over IPv6, fd00:ec2::23.
+/// EKS Pod Identity over IPv6, `fd00:ec2::23`.
 pub const POD_IDENTITY_V6: Addr = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x23];
 
 /// All guarded addresses.

@@ -166,9 +166,15 @@ impl Spec {
             bytes.extend(extensions);
         } else {
             let protocol = IpNumber(self.protocol());
-            let mut header =
-                Ipv4Header::new(0, 64, protocol, self.low(self.src), self.low(self.dst)).unwrap();
-            header.set_options(&self.option_bytes()).unwrap();
+            let mut header = Ipv4Header::new(
+                0,
+                64,
+                protocol,
+                addr::low4(&self.src),
+                addr::low4(&self.dst),
+            )
+            .unwrap();
+            header.options = self.option_bytes().as_slice().try_into().unwrap();
             header
                 .set_payload_len(self.fitted(self.body()).len())
                 .unwrap();
@@ -182,10 +188,6 @@ impl Spec {
         }
         bytes.extend(self.fitted(self.body()));
         bytes
-    }
-
-    fn low(&self, addr: [u8; 16]) -> [u8; 4] {
-        [addr[12], addr[13], addr[14], addr[15]]
     }
 
     fn option_bytes(&self) -> Vec<u8> {
@@ -249,12 +251,12 @@ impl Spec {
             src: if self.v6 {
                 self.src
             } else {
-                addr::mapped(self.low(self.src))
+                addr::mapped(addr::low4(&self.src))
             },
             dst: if self.v6 {
                 self.dst
             } else {
-                addr::mapped(self.low(self.dst))
+                addr::mapped(addr::low4(&self.dst))
             },
             protocol: self.protocol(),
             family: u8::from(self.v6),
@@ -280,7 +282,7 @@ impl Spec {
             if length == 0
                 || start + length > 0xffff
                 || (1..20).contains(&start)
-                || (part.more && length % 8 != 0)
+                || (part.more && !length.is_multiple_of(8))
             {
                 return Err(reason::FRAGMENT);
             }
