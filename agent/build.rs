@@ -6,12 +6,12 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=PORTCULLIS_BPF");
-    let object = env::var_os("PORTCULLIS_BPF").map(PathBuf::from).unwrap_or_else(|| {
+    let object = env::var_os("PORTCULLIS_BPF").map_or_else(|| {
         println!("cargo::warning=no PORTCULLIS_BPF: the binary gets no kernel programs and will refuse to start; use `cargo xtask build`");
         let stub = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stub.o");
         fs::write(&stub, []).expect("OUT_DIR is writable");
         stub
-    });
+    }, PathBuf::from);
     println!("cargo::rerun-if-changed={}", object.display());
     println!(
         "cargo::rustc-env=PORTCULLIS_BPF_OBJECT={}",

@@ -75,15 +75,15 @@ impl Tables {
             config: self.config.get(&0, 0)?,
             ..State::default()
         };
-        for entry in self.peers.iter() {
+        for entry in &self.peers {
             let (addr, identity) = entry?;
             state.peers.insert(addr, identity);
         }
-        for entry in self.cidrs.iter() {
+        for entry in &self.cidrs {
             let (key, identity) = entry?;
             state.cidrs.insert((key.prefix_len(), key.data()), identity);
         }
-        for entry in self.rows.iter() {
+        for entry in &self.rows {
             let (key, cell) = entry?;
             state
                 .policies
@@ -104,7 +104,7 @@ impl Tables {
                 state.sets.insert(id, self.port_set(id, &record)?);
             }
         }
-        for entry in self.endpoints.iter() {
+        for entry in &self.endpoints {
             let (ifindex, endpoint) = entry?;
             state.endpoints.insert(ifindex, endpoint);
         }
@@ -114,11 +114,11 @@ impl Tables {
                 state.slots.insert(slot as u16, record.generation);
             }
         }
-        for entry in self.services.iter() {
+        for entry in &self.services {
             let (key, _) = entry?;
             state.services.insert((key.addr, key.port, key.protocol));
         }
-        for entry in self.nodes.iter() {
+        for entry in &self.nodes {
             let (addr, owner) = entry?;
             state.nodes.insert(addr, owner);
         }
@@ -144,7 +144,7 @@ impl Tables {
             }));
         } else {
             let mut pieces = Vec::new();
-            for entry in self.ranges.iter() {
+            for entry in &self.ranges {
                 let (key, value) = entry?;
                 let data = key.data();
                 if data.set == id {
@@ -167,7 +167,7 @@ impl Tables {
                             && u32::from(last.2) + 1 == u32::from(piece.1)
                             && (last.3, last.4) == (piece.3, piece.4) =>
                     {
-                        last.2 = piece.2
+                        last.2 = piece.2;
                     }
                     _ => ranges.push(piece),
                 }
@@ -317,11 +317,13 @@ impl Tables {
     }
 
     /// A drop counter by [`portcullis_common::abi::drop_index`].
+    #[must_use]
     pub fn drops(&self, index: u32) -> u64 {
         self.drops.get(&index, 0).unwrap_or(0)
     }
 
     /// Slot of the endpoint behind an interface; 0 = none.
+    #[must_use]
     pub fn slot_of(&self, ifindex: u32) -> u16 {
         self.endpoints
             .get(&ifindex, 0)
@@ -329,6 +331,7 @@ impl Tables {
     }
 
     /// State of the slots from 0 to `last`.
+    #[must_use]
     pub fn slots(&self, last: u16) -> Vec<Slot> {
         (0..=u32::from(last))
             .map(|slot| self.slots.get(&slot, 0).unwrap_or_default())

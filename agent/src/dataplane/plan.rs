@@ -99,15 +99,15 @@ pub fn plan(state: &State, names: &mut Names, desired: &Desired) -> Vec<Action> 
     let mut sets = SetIds::new(state);
     let direct = Numbering::direct(state, &atoms);
     let cells = Cells::new(names, &mut sets, desired, &direct);
-    let (numbering, cells, ids) = match keep_policies(state, names, desired, &direct, &cells) {
-        Some(ids) => (direct, cells, ids),
-        None => {
+    let (numbering, cells, ids) =
+        if let Some(ids) = keep_policies(state, names, desired, &direct, &cells) {
+            (direct, cells, ids)
+        } else {
             let staged = Numbering::staged(state, &atoms);
             let cells = Cells::new(names, &mut sets, desired, &staged);
             let ids = match_policies(state, names, desired, &staged, &cells);
             (staged, cells, ids)
-        }
-    };
+        };
     for (index, id) in &ids {
         names.set_isolated_by(*id, &desired.tables.policies[*index as usize].isolated_by);
     }

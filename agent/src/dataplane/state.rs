@@ -193,7 +193,7 @@ impl State {
                 self.forget_if_empty(*policy);
             }
             Action::PutDefault { policy, cell } => {
-                self.policies.entry(*policy).or_default().default = Some(*cell)
+                self.policies.entry(*policy).or_default().default = Some(*cell);
             }
             Action::DropDefault { policy } => {
                 if let Some(state) = self.policies.get_mut(policy) {
@@ -392,7 +392,6 @@ pub fn service_key((addr, port, protocol): (Addr, u16, u8)) -> ServiceKey {
 }
 
 /// Policies that endpoints refer to, and ids that nobody may take away from under them.
-#[must_use]
 pub fn policies_of(endpoint: &Endpoint) -> impl Iterator<Item = u32> {
     let all = [
         endpoint.ingress,

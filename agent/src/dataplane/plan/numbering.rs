@@ -1,5 +1,6 @@
 //! Which number an identity has on the way and at the end, so that numbers stay where their addresses stay together.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::policy::WORLD;
@@ -33,8 +34,8 @@ impl Numbering {
         let mut kept = BTreeMap::new();
         let mut last = BTreeMap::new();
         for (_, identity, class) in by_size {
-            if !kept.contains_key(&identity) {
-                kept.insert(identity, class);
+            if let Entry::Vacant(free) = kept.entry(identity) {
+                free.insert(class);
                 last.entry(class).or_insert(identity);
             }
         }

@@ -131,7 +131,7 @@ fn change_world(world: &mut World, change: Change) {
                 .insert(PODS[name].to_owned(), Arc::new(workload));
         }
         Change::Namespace(name, label) => {
-            drop(world.namespaces.insert(name.to_owned(), color(label)))
+            drop(world.namespaces.insert(name.to_owned(), color(label)));
         }
         Change::Policy(name, policy) => {
             world

@@ -94,7 +94,7 @@ fn cells() -> Vec<Cell> {
 }
 
 /// One change of tables that follow no model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Edit {
     Address(usize, Option<ClassIx>),
     Prefix(usize, Option<ClassIx>),
