@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /healthz` | 200 while the process answers; never depends on the API server |
 //! | `GET /readyz` | 200 once every local endpoint is enforced, else 503 with what is missing |
-//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /metrics` | `OpenMetrics` text |
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `POST /v1/synced` | 204 once everything that was present at the call is in force in the kernel |
 //!
@@ -43,10 +43,10 @@ struct Context {
 
 /// Binds every listener, so that a wrong address is an error at start; the future serves them.
 pub fn serve(
-    settings: Settings,
+    settings: &Settings,
     requests: mpsc::Sender<Request>,
     rereader: Option<Rereader>,
-) -> Result<impl Future<Output = Result<()>> + Send> {
+) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
     let context = Context { requests, rereader };
     if let Some(parent) = settings.socket.parent() {
         std::fs::create_dir_all(parent)
@@ -58,6 +58,7 @@ pub fn serve(
         .with_context(|| format!("listening on {}", settings.socket.display()))?;
     std::fs::set_permissions(&settings.socket, std::fs::Permissions::from_mode(0o600))
         .context("closing the admin socket to others")?;
+    let (metrics_at, health_at) = (settings.metrics, settings.health);
     Ok(async move {
         let admin = axum::serve(
             listener,
@@ -67,8 +68,8 @@ pub fn serve(
         );
         tokio::try_join!(
             async { admin.await.context("serving the admin socket") },
-            tcp(settings.metrics, metrics_router(context.clone())),
-            tcp(settings.health, health(context.clone())),
+            tcp(metrics_at, metrics_router(context.clone())),
+            tcp(health_at, health(context.clone())),
         )?;
         Ok(())
     })

@@ -351,9 +351,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "wants a number with ms, s, m or h".to_owned())?;
+    let Ok(number) = number.parse::<u64>() else {
+        return Err("wants a number with ms, s, m or h".to_owned());
+    };
     match unit {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),

@@ -38,7 +38,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let events = node.take_events()?;
     tasks.spawn(flowlog::run(events, lookups));
     let (requests, asked) = mpsc::channel(64);
-    tasks.spawn(api::serve(settings.clone(), requests, rereader)?);
+    tasks.spawn(api::serve(&settings, requests, rereader)?);
     info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;

@@ -76,7 +76,7 @@ impl<'a> Runner<'a> {
     fn judge(&mut self, flight: &Flight) -> Result<(Verdict, String)> {
         let here = |site: &Site| matches!(site, Site::Pod(_) | Site::Node);
         if !here(&flight.from) && !here(&flight.to) {
-            return Ok(self.undecided_here(flight, "nothing of this node"));
+            return Ok(Self::undecided_here(flight, "nothing of this node"));
         }
         if flight.from == flight.to && flight.src == flight.dst {
             return Ok((Verdict::Allow, reason::name(reason::SELF).to_owned()));
@@ -104,11 +104,11 @@ impl<'a> Runner<'a> {
         if let Some(reason) = refused {
             return Ok((Verdict::Deny, reason));
         }
-        Ok(self.undecided_here(flight, "passed"))
+        Ok(Self::undecided_here(flight, "passed"))
     }
 
     /// What no hook of this node denies.
-    fn undecided_here(&self, flight: &Flight, why: &str) -> (Verdict, String) {
+    fn undecided_here(flight: &Flight, why: &str) -> (Verdict, String) {
         let elsewhere = |site: &Site| matches!(site, Site::Elsewhere(_));
         if elsewhere(&flight.from) || elsewhere(&flight.to) {
             return (Verdict::Skipped, "another node decides too".to_owned());
