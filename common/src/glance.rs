@@ -87,7 +87,6 @@ impl Glance {
     /// The glance at a packet that was parsed, if it is an ordinary one.
     #[must_use]
     #[inline(always)]
-    #[must_use]
     pub fn of(parsed: &Parsed) -> Option<(Self, Tuple)> {
         let v6 = parsed.family == addr::V6 as u8;
         let plain =

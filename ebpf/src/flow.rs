@@ -484,11 +484,11 @@ fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome 
 extern "C" fn flow_related(
     skb: *mut __sk_buff,
     parsed: *const Parsed,
-    request: *mut Request,
+    request: *const Request,
     l3: u32,
 ) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() })
+    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_ref() })
     else {
         return 0;
     };
@@ -519,11 +519,14 @@ extern "C" fn flow_related(
     if own != endpoint_address {
         return Outcome::deny(reason::ICMP_ERROR, 0).0;
     }
-    request.key.remote = *remote;
-    request.key.local_port = own_port;
-    request.key.remote_port = remote_port;
-    request.key.protocol = quoted.protocol;
-    match maps::CONNTRACK.get_ptr_mut(&request.own_key()) {
+    let key = FlowKey {
+        remote: *remote,
+        local_port: own_port,
+        remote_port,
+        protocol: quoted.protocol,
+        ..request.key
+    };
+    match maps::CONNTRACK.get_ptr_mut(&key) {
         Some(flow) if is_alive(flow, tables::now()) => Outcome::pass(life(flow).1).0,
         _ => Outcome::deny(reason::ICMP_ERROR, 0).0,
     }
