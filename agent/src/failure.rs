@@ -10,7 +10,7 @@
 mod classify;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 
 use serde::Serialize;
 use serde_json::json;
@@ -179,7 +179,7 @@ pub fn explain_error(code: &str, out: &mut dyn Write) -> anyhow::Result<u8> {
         )
         .into());
     };
-    unless_closed(writeln!(out, "{section}"))?;
+    writeln!(out, "{section}")?;
     Ok(exit::DONE)
 }
 
@@ -193,23 +193,9 @@ fn section(code: &Code) -> Option<String> {
     Some(text.join("\n").trim().to_owned())
 }
 
-/// A closed pipe is no error.
-pub fn unless_closed(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_closed_pipe_is_a_success_and_a_full_disk_is_not() {
-        assert!(unless_closed(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
-        assert!(unless_closed(Err(io::ErrorKind::StorageFull.into())).is_err());
-    }
 
     #[test]
     fn every_code_has_a_section_and_every_section_a_code() {

@@ -12,6 +12,7 @@ pub mod kube;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod metrics;
+pub mod pipe;
 pub mod reconcile;
 pub mod report;
 pub mod run;

@@ -12,6 +12,7 @@ use portcullis::cli::{
 };
 use portcullis::commands::{bpf, explain, status, uninstall};
 use portcullis::failure::{self, Failure};
+use portcullis::pipe::UnlessClosed;
 use portcullis::report::NodeStatus;
 use portcullis::settings::{Settings, UnknownPod};
 use portcullis::{client, commands, run};
@@ -21,9 +22,9 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = wants_json(&cli.command);
-    let mut out = io::stdout().lock();
+    let mut out = UnlessClosed(io::stdout().lock());
     let result = dispatch(cli.command, &mut out).and_then(|code| {
-        failure::unless_closed(out.flush())?;
+        out.flush()?;
         Ok(code)
     });
     match result {
@@ -116,7 +117,7 @@ fn explain(arguments: ExplainArgs, out: &mut dyn io::Write) -> Result<u8> {
         node: None,
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
     };
-    let mut notes = io::stderr();
+    let mut notes = UnlessClosed(io::stderr());
     if let Some(probes) = &arguments.probes {
         return explain::explain_probes(&objects, probes, out, &mut notes);
     }

@@ -10,14 +10,14 @@
 //! | `pc_sweep` | none: run by the agent through `BPF_PROG_TEST_RUN` | the conntrack table |
 //!
 //! On the host this crate is empty, so that editors and clippy work everywhere; `cargo xtask build` compiles it for the kernel.
-#![expect(
-    unreachable_pub,
-    reason = "a binary: what modules share is `pub`, as everywhere else in the tree"
-)]
 #![cfg_attr(
     target_arch = "bpf",
     no_std,
     no_main,
+    expect(
+        unreachable_pub,
+        reason = "a binary: what modules share is `pub`, as everywhere else in the tree"
+    ),
     expect(internal_features, reason = "see `atomic`"),
     feature(core_intrinsics, asm_experimental_arch)
 )]

@@ -16,7 +16,7 @@ use super::API_VERSION;
 use super::table::Table;
 use crate::dataplane::inspect::{self, LinkTarget, PinnedMap};
 use crate::dataplane::pins::{Pins, this_owner};
-use crate::failure::{Failure, exit, unless_closed};
+use crate::failure::{Failure, exit};
 use decode::Decoder;
 
 /// Key and value record of every map.
@@ -132,7 +132,7 @@ pub fn dump(bpffs: &Path, name: &str, raw: bool, json: bool, out: &mut dyn Write
             text.push('\n');
         }
     }
-    unless_closed(out.write_all(text.as_bytes()))?;
+    out.write_all(text.as_bytes())?;
     Ok(exit::DONE)
 }
 
@@ -181,7 +181,7 @@ pub fn progs(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
     if json || links.is_empty() {
         return write(json, &list, &table, out);
     }
-    unless_closed(write!(out, "{table}\n{attached}"))?;
+    write!(out, "{table}\n{attached}")?;
     Ok(exit::DONE)
 }
 
@@ -212,7 +212,7 @@ fn write(json: bool, list: &Value, table: &Table, out: &mut dyn Write) -> Result
     } else {
         table.to_string()
     };
-    unless_closed(out.write_all(text.as_bytes()))?;
+    out.write_all(text.as_bytes())?;
     Ok(exit::DONE)
 }
 

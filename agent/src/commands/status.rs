@@ -8,7 +8,7 @@ use std::io::Write;
 use anyhow::Result;
 
 use super::table::Table;
-use crate::failure::{exit, unless_closed};
+use crate::failure::exit;
 use crate::report::{EndpointStatus, NodeStatus};
 
 /// How much is said.
@@ -29,7 +29,7 @@ pub fn print(status: &NodeStatus, detail: Detail, json: bool, out: &mut dyn Writ
     } else {
         text(status, detail)
     };
-    unless_closed(out.write_all(text.as_bytes()))?;
+    out.write_all(text.as_bytes())?;
     Ok(if status.ready {
         exit::DONE
     } else {

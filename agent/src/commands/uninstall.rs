@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::dataplane;
 use crate::dataplane::pins::Pins;
-use crate::failure::{Failure, exit, unless_closed};
+use crate::failure::{Failure, exit};
 
 /// Removes every pin and filter below `bpffs`; without `yes` says what that would be. A second time finds nothing, which is a success too.
 pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {
@@ -41,7 +41,7 @@ pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {
             bpffs.display()
         )
     };
-    unless_closed(writeln!(out, "{text}"))?;
+    writeln!(out, "{text}")?;
     Ok(exit::DONE)
 }
 

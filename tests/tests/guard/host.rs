@@ -14,7 +14,7 @@ use portcullis_tests::scene::{NODE_V4, NODE_V6, SOON, Scene, host_pod, ip, wait_
 
 use super::guarded;
 
-/// How a packet socket leaves without passing the uplink's programs (linux/if_packet.h).
+/// How a packet socket leaves without passing the uplink's programs (`linux/if_packet.h`).
 const PACKET_QDISC_BYPASS: libc::c_int = 20;
 
 #[test]
