@@ -7,6 +7,8 @@
 mod egress;
 #[path = "services/ingress.rs"]
 mod ingress;
+#[path = "services/metadata.rs"]
+mod metadata;
 
 use std::net::{IpAddr, SocketAddr};
 

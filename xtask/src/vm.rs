@@ -32,7 +32,7 @@ use crate::test::TestFile;
 /// bpffs, cgroup v2 at /sys/fs/cgroup, /tmp and the modules of `guest::MODULES`, but no files of the
 /// repository (`CARGO_MANIFEST_DIR` names a folder that is not there; use `include_str!`), no bpftool,
 /// no network. They run as root, and slowly: wait for what must happen, not for a time.
-const VM_TESTS: &[&str] = &["verifier"];
+const VM_TESTS: &[&str] = &["verifier", "packets", "guard"];
 
 const LIMIT: Duration = Duration::from_mins(10);
 const LONG_LIMIT: Duration = Duration::from_mins(40);

@@ -1,12 +1,10 @@
-//! From a pod's first packet to its last: before its object is known, with the agent, without it, behind translations; and the one exemption.
+//! From a pod's first packet to its last: before its object is known, with the agent, without it; and the one exemption.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use portcullis_lab::client::connect_tcp;
-use portcullis_tests::scene::nat::{self, translate};
-use portcullis_tests::scene::traffic::connects;
-use portcullis_tests::scene::{SOON, Scene, ip, pod};
+use portcullis_tests::scene::{SOON, Scene, pod};
 
 use super::{guarded, is_in_reach, is_out_of_reach, visitors};
 
@@ -95,32 +93,6 @@ fn it_holds_for_pods_old_and_new_while_the_agent_lives_and_while_it_does_not() {
         is_out_of_reach(&scene, key);
     }
     assert!(scene.drops("egress", "metadata-guard") >= 5);
-    assert!(visitors(&scene).is_empty(), "{:?}", visitors(&scene));
-    scene.down();
-}
-
-#[test]
-fn a_destination_that_the_node_translates_to_a_guarded_one_is_blocked_behind_the_translation() {
-    let scene = Scene::up("gd-dnat", &[pod("shop/web", "10.0.1.1 fd00:1::1")], OPEN);
-    let doors = [
-        ("10.96.0.9", "169.254.169.254", "192.0.2.7"),
-        ("fd00:96::9", "fd00:ec2::254", "2001:db8::7"),
-    ];
-    for (door, _, far) in doors {
-        translate(&scene, &[nat::tcp((ip(door), 80), (ip(far), 8080))]);
-        assert!(connects(scene.netns("shop/web"), (ip(door), 80).into()));
-    }
-    for (door, metadata, _) in doors {
-        for masqueraded in [false, true] {
-            let way = nat::tcp((ip(door), 81), (ip(metadata), 80));
-            let way = if masqueraded { way.masqueraded() } else { way };
-            translate(&scene, &[way]);
-            let before = scene.drops("egress", "metadata-guard");
-            let error = connect_tcp(scene.netns("shop/web"), (ip(door), 81).into(), super::NEVER);
-            error.expect_err("metadata is out of reach");
-            assert!(scene.drops("egress", "metadata-guard") > before, "{door}");
-        }
-    }
     assert!(visitors(&scene).is_empty(), "{:?}", visitors(&scene));
     scene.down();
 }
