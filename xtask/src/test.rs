@@ -64,9 +64,6 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/feed.rs", Rung::Agent),
 ];
 
-/// Rows of [`FILES`] whose file is still being written. A row that has its file must not stand here.
-const ANNOUNCED: &[&str] = &[];
-
 /// Tests share the machine's interfaces, CPUs and BPF memory limits with each other.
 const THREADS: &str = "2";
 
@@ -107,9 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let layout = Layout::find()?;
     let selection = Selection::parse(&options.words)?;
     check_table(&layout)?;
-    let files: Vec<TestFile> = rows()
-        .filter(|file| !ANNOUNCED.contains(&file.path) && selection.holds(file))
-        .collect();
+    let files: Vec<TestFile> = rows().filter(|file| selection.holds(file)).collect();
     let mut tally = Tally::new(options.show_output);
     if let Some(kernel) = &options.kernel {
         let guest = vm::Guest {
@@ -205,12 +200,10 @@ fn check_table(layout: &Layout) -> Result<()> {
     for path in &written {
         if !FILES.iter().any(|(row, _)| row == path) {
             wrong.push(format!("{path} has no row"));
-        } else if ANNOUNCED.contains(&path.as_str()) {
-            wrong.push(format!("{path} is there but still announced"));
         }
     }
     for (path, _) in FILES {
-        if !written.contains(*path) && !ANNOUNCED.contains(path) {
+        if !written.contains(*path) {
             wrong.push(format!("{path} has a row but is not there"));
         }
     }
@@ -220,7 +213,7 @@ fn check_table(layout: &Layout) -> Result<()> {
     Err(Failure::new(
         "cannot tell which tests belong to which rung",
         wrong.join(", "),
-        "correct FILES and ANNOUNCED in xtask/src/test.rs",
+        "correct FILES in xtask/src/test.rs",
     )
     .into())
 }
@@ -290,9 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn no_file_stands_on_two_rungs_and_every_announced_one_has_a_row() {
+    fn no_file_stands_on_two_rungs() {
         let paths: BTreeSet<&str> = rows().map(|file| file.path).collect();
         assert_eq!(paths.len(), FILES.len());
-        assert!(ANNOUNCED.iter().all(|path| paths.contains(path)));
     }
 }
