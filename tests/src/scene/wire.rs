@@ -38,13 +38,13 @@ impl Wire {
     /// A deaf pod's.
     #[must_use]
     pub fn deaf(scene: &Scene, key: &str) -> Self {
-        let flushed = scene.run(key, &["ip", "addr", "flush", "dev", "eth0"]);
-        assert!(flushed.status.success(), "{flushed:?}");
-        // Mute too: the kernel would still report its multicast groups, at times of its own.
+        // Mute first: the kernel would still report its multicast groups, at times of its own.
         let muted = scene
             .netns(key)
             .run(|| link::settings(&[("ipv6/conf/eth0/disable_ipv6", "1")]));
         muted.expect("a pod's IPv6 can be switched off");
+        let flushed = scene.run(key, &["ip", "addr", "flush", "dev", "eth0"]);
+        assert!(flushed.status.success(), "{flushed:?}");
         Self::of(scene, key)
     }
 

@@ -29,7 +29,7 @@ impl Node {
             pod("shop/db", "10.0.1.2 fd00:1::2"),
         ];
         let scene = Scene::up(test, &pods, "");
-        let pod = Wire::deaf(&scene, "shop/web");
+        let [pod, _] = ["shop/web", "shop/db"].map(|key| Wire::deaf(&scene, key));
         let outside = Wire::outside(&scene);
         Self {
             scene,
