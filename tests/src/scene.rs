@@ -176,6 +176,15 @@ impl Scene {
         count["packets"].as_u64().expect("a number")
     }
 
+    /// Packets that were the first of a connection to meet the policy that ended it: a request or an answer, whichever came first.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        ["ingress", "egress"]
+            .iter()
+            .map(|direction| self.drops(direction, "policy-changed"))
+            .sum()
+    }
+
     /// The endpoint of a pod in the agent's status.
     #[must_use]
     pub fn endpoint(&self, key: &str) -> Value {

@@ -69,13 +69,11 @@ fn a_file_that_is_renamed_says_the_same_and_one_that_is_gone_nothing() {
         scene.settle();
     }
     assert_eq!(scene.status()["mapWrites"], writes, "nothing is different");
-    assert_eq!(scene.drops("ingress", "policy-changed"), 0);
+    assert_eq!(scene.cuts(), 0);
     let mut question = Question::new(&scene, ENDS.0, ENDS.1);
     question.is(&scene, ENDS, true);
     fs::write(path("z.json.yml"), db(NOBODY)).expect("a file can be written in place");
-    wait_until("the open connection is cut", SOON, || {
-        scene.drops("ingress", "policy-changed") > 0
-    });
+    wait_until("the open connection is cut", SOON, || scene.cuts() > 0);
     question.is(&scene, ENDS, false);
     fs::remove_file(path("z.json.yml")).expect("a file can be removed");
     isolated_by(&scene, "shop/db", &[]);

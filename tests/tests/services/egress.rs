@@ -184,9 +184,7 @@ fn an_open_connection_goes_on_with_its_backend_and_ends_with_its_permission() {
     let cache = TO_DB.replace("{app: db}", "{app: cache}");
     scene.apply("policies", &web(&cache));
     streams.iter_mut().for_each(Stream::is_cut);
-    wait_until("each is noticed", SOON, || {
-        scene.drops("egress", "policy-changed") >= 2
-    });
+    wait_until("each is noticed", SOON, || scene.cuts() >= 2);
     for to in sql() {
         assert_eq!(who(from, to), "shop/cache");
     }
