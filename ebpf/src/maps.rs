@@ -1,6 +1,6 @@
 //! All maps. Each says who writes and reads it, what a full one means, and why it has its size.
 //!
-//! All are pinned under the directory of their ABI version, by these names. A look-up in an array compiles to a bounds check and an addition, one
+//! All but `pc_recent` are pinned under the directory of their ABI version, by these names. A look-up in an array compiles to a bounds check and an addition, one
 //! in a hash to a call of 10 ns or more: what is read for every packet is in arrays or looked up once.
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};

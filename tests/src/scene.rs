@@ -27,7 +27,7 @@ pub mod traffic;
 pub mod wire;
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output, Stdio};
 use std::thread;
@@ -244,6 +244,13 @@ impl Scene {
     #[must_use]
     pub fn on_node(&self, argv: &[&str], input: &str) -> String {
         run_in(self.lab.node(), argv, input)
+    }
+
+    /// A port of a pod at each of its addresses.
+    #[must_use]
+    pub fn ports(&self, key: &str, port: u16) -> Vec<SocketAddr> {
+        let addresses = self.addresses(key).iter();
+        addresses.map(|address| (*address, port).into()).collect()
     }
 
     /// The agent's socket.

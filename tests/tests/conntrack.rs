@@ -15,8 +15,6 @@ mod recent;
 #[path = "conntrack/segments.rs"]
 mod segments;
 
-use std::net::SocketAddr;
-
 use portcullis_tests::scene::traffic::{Stream, answers, is_denied, is_unanswered};
 use portcullis_tests::scene::{Pod, Scene, pod};
 
@@ -49,25 +47,21 @@ spec:
 ";
 
 /// A pod's port in each family.
-fn ports(scene: &Scene, key: &str, port: u16) -> Vec<SocketAddr> {
-    let addresses = scene.addresses(key).iter();
-    addresses.map(|address| (*address, port).into()).collect()
-}
 
 #[test]
 fn replies_pass_although_their_direction_is_closed() {
     let scene = Scene::up("ct-replies", &pods(), ONE_WAY);
     let (web, db) = (scene.netns("shop/web"), scene.netns("shop/db"));
-    for to in ports(&scene, "shop/db", 8080) {
+    for to in scene.ports("shop/db", 8080) {
         Stream::open(web, to).works();
     }
-    for to in ports(&scene, "shop/db", 5353) {
+    for to in scene.ports("shop/db", 5353) {
         assert!(answers(web, to), "{to}");
     }
-    for to in ports(&scene, "shop/web", 8080) {
+    for to in scene.ports("shop/web", 8080) {
         assert!(is_denied(db, to), "{to}");
     }
-    for to in ports(&scene, "shop/web", 5353) {
+    for to in scene.ports("shop/web", 5353) {
         assert!(is_unanswered(db, to), "{to}");
     }
     assert!(scene.drops("egress", "default-deny") >= 4);

@@ -53,12 +53,7 @@ spec:
 
 /// A pod's TCP port in each family.
 fn tcp(scene: &Scene, key: &str) -> Vec<SocketAddr> {
-    ports(scene, key, 8080)
-}
-
-fn ports(scene: &Scene, key: &str, port: u16) -> Vec<SocketAddr> {
-    let addresses = scene.addresses(key).iter();
-    addresses.map(|address| (*address, port).into()).collect()
+    scene.ports(key, 8080)
 }
 
 /// Demands that `from` can open to `to`, or that it cannot, in both families and protocols.
@@ -92,7 +87,7 @@ fn verdicts(scene: &Scene, wanted: &[(&str, &str, bool)]) {
                     assert!(as_wanted, "{from} to {at} should be open: {open}");
                 });
             }
-            for at in ports(scene, to, 5353) {
+            for at in scene.ports(to, 5353) {
                 scope.spawn(move || {
                     let as_wanted = if *open {
                         answers(netns, at)

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -54,7 +55,7 @@ pub fn lives(kind: Kind, id: u32) -> bool {
         start_id: id.saturating_sub(1),
         ..Attributes::default()
     };
-    call(kind.next_id(), &mut attributes) == 0 && attributes.next_id == id
+    call(kind.next_id(), &mut attributes).is_ok() && attributes.next_id == id
 }
 
 /// Inode of every pin below a directory, by its path: the same number is the same pin.
@@ -143,12 +144,13 @@ fn info(pin: &Path) -> [u8; 256] {
         length: info.len() as u32,
         info: info.as_mut_ptr() as u64,
     };
-    let result = call(OBJ_GET_INFO_BY_FD, &mut attributes);
-    assert_eq!(result, 0, "{} tells nothing", pin.display());
+    call(OBJ_GET_INFO_BY_FD, &mut attributes)
+        .unwrap_or_else(|error| panic!("{} tells nothing: {error}", pin.display()));
     info
 }
 
-fn open(pin: &Path) -> OwnedFd {
+/// The object behind a pin.
+pub(super) fn open(pin: &Path) -> OwnedFd {
     #[repr(C)]
     struct Attributes {
         path: u64,
@@ -162,8 +164,8 @@ fn open(pin: &Path) -> OwnedFd {
         fd: 0,
         flags: 0,
     };
-    let fd = call(OBJ_GET, &mut attributes);
-    assert!(fd >= 0, "{} cannot be opened", pin.display());
+    let fd = call(OBJ_GET, &mut attributes)
+        .unwrap_or_else(|error| panic!("{} cannot be opened: {error}", pin.display()));
     // SAFETY: the kernel just made this descriptor for us.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
@@ -202,14 +204,19 @@ fn object(info: &str) -> Option<(Kind, u32)> {
     })
 }
 
-fn call<T>(command: i64, attributes: &mut T) -> i64 {
-    // SAFETY: the value is whole, of that size, and outlives the call; so does what it points to.
-    unsafe {
+/// Calls `bpf` with a command's attributes.
+pub(super) fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: the value is whole, of that size, and outlives the call; so does what it points to, which is as long as the command takes it to be.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             std::ptr::from_mut(attributes),
             size_of::<T>(),
         )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(result)
 }

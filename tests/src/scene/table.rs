@@ -2,24 +2,21 @@
 //!
 //! The layouts are `common`'s, the calls are the kernel's: nothing of the agent or of aya is between a test and what the programs see.
 
-use std::ffi::CString;
 use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use portcullis_common::abi::{Flow, FlowKey};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Scene;
+use super::kernel::{call, open};
 
 /// Commands of `bpf` (`enum bpf_cmd`).
 mod command {
     pub(super) const LOOKUP: i64 = 1;
     pub(super) const UPDATE: i64 = 2;
     pub(super) const NEXT_KEY: i64 = 4;
-    pub(super) const OBJ_GET: i64 = 7;
 }
 
 /// `BPF_EXIST`: a change, never a new entry.
@@ -46,22 +43,7 @@ impl Table {
     /// Opens a pin. Maps with a value for each processor are not read here.
     #[must_use]
     pub fn open(pin: &Path) -> Self {
-        #[repr(C)]
-        struct Pin {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
-        let path = CString::new(pin.as_os_str().as_bytes()).expect("a path has no zero byte");
-        let mut attributes = Pin {
-            path: path.as_ptr() as u64,
-            fd: 0,
-            flags: 0,
-        };
-        let fd = call(command::OBJ_GET, &mut attributes)
-            .unwrap_or_else(|error| panic!("{} cannot be opened: {error}", pin.display()));
-        // SAFETY: the kernel just made this descriptor for us.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let fd = open(pin);
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
             .expect("an open descriptor has its info");
         let size = |name: &str| {
@@ -155,20 +137,4 @@ pub fn expire(scene: &Scene, which: impl Fn(&FlowKey, &Flow) -> bool) -> usize {
     let epoch: u32 = notes.get(&[0; 4]).expect("an array has its first entry");
     assert!(notes.replace(&0_u32, &epoch.wrapping_add(1)));
     count
-}
-
-fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
-    // SAFETY: the value is whole, of that size, and outlives the call; so do the buffers that it points to, which are of the map's own sizes.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attributes),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
 }

@@ -12,7 +12,7 @@ use portcullis_tests::scene::traffic::{Conversation, Stream};
 use portcullis_tests::scene::wire::{Wire, dropped, flag, handshake, passes, tcp, udp};
 use portcullis_tests::scene::{SOON, Scene, wait_until};
 
-use super::{ONE_WAY, pods, ports};
+use super::{ONE_WAY, pods};
 
 #[test]
 fn a_connection_out_of_time_is_gone_and_the_others_are_not() {
@@ -57,7 +57,7 @@ fn a_connection_out_of_time_is_gone_and_the_others_are_not() {
 fn closed_connections_leave_by_themselves_and_idle_ones_stay() {
     let scene = Scene::up("ct-tail", &pods(), ONE_WAY);
     let web = scene.netns("shop/web");
-    let to = ports(&scene, "shop/db", 8080);
+    let to = scene.ports("shop/db", 8080);
     let mut idle: Vec<_> = to.iter().map(|to| Stream::open(web, *to)).collect();
     idle.iter_mut().for_each(Stream::works);
     let busy = Conversation::start(Stream::open(web, to[0]));

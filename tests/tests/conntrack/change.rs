@@ -113,7 +113,7 @@ fn what_the_destination_no_longer_takes_ends_and_the_rest_goes_on() {
 fn a_policy_that_first_isolates_ends_what_it_does_not_allow() {
     let scene = Scene::up("ct-isolate", &pods(), "");
     let (web, other) = (scene.netns("shop/web"), scene.netns("shop/other"));
-    let to: Vec<SocketAddr> = super::ports(&scene, "shop/db", 8080);
+    let to: Vec<SocketAddr> = scene.ports("shop/db", 8080);
     let mut kept: Vec<_> = to.iter().map(|to| Stream::open(web, *to)).collect();
     let mut cut: Vec<_> = to.iter().map(|to| Stream::open(other, *to)).collect();
     kept.iter_mut().chain(&mut cut).for_each(Stream::works);

@@ -12,7 +12,7 @@ use portcullis_tests::scene::traffic::{
 use portcullis_tests::scene::wire::{Wire, flag, passes, tcp, udp};
 use portcullis_tests::scene::{SOON, Scene, ip, pod, run_in, wait_until};
 
-use super::{pods, ports};
+use super::pods;
 
 /// More than half-open connections may be.
 const SYNS: u16 = 20_000;
@@ -37,12 +37,13 @@ fn a_flooding_pod_takes_nothing_from_others() {
     let scene = Scene::up("ct-flood-out", &[web, db, other, hole], "");
     let limits = config(&scene);
     let client = scene.netns("shop/web");
-    let targets = ports(&scene, "shop/db", 8080);
+    let targets = scene.ports("shop/db", 8080);
     let mut idle: Vec<_> = targets
         .iter()
         .flat_map(|to| (0..20).map(|_| Stream::open(client, *to)))
         .collect();
-    let sockets: Vec<_> = ports(&scene, "shop/db", 5353)
+    let sockets: Vec<_> = scene
+        .ports("shop/db", 5353)
         .into_iter()
         .map(|to| datagram_socket(client, to))
         .collect();
@@ -136,10 +137,10 @@ fn connections_live(scene: &Scene, idle: &mut [Stream], ask: &dyn Fn()) {
     idle.iter_mut().for_each(Stream::works);
     ask();
     let client = scene.netns("shop/web");
-    for to in ports(scene, "shop/db", 8080) {
+    for to in scene.ports("shop/db", 8080) {
         assert!(connects(client, to));
     }
-    for to in ports(scene, "shop/db", 5353) {
+    for to in scene.ports("shop/db", 5353) {
         assert!(answers(client, to));
     }
     assert_eq!(scene.drops("ingress", "table-full"), 0);
@@ -150,8 +151,8 @@ fn connections_live(scene: &Scene, idle: &mut [Stream], ask: &dyn Fn()) {
 fn a_flooded_pod_keeps_its_connections_its_own_calls_and_its_probes() {
     let scene = Scene::up("ct-flood-in", &pods(), "");
     let [web, db] = ["shop/web", "shop/db"].map(|key| scene.netns(key));
-    let inbound = ports(&scene, "shop/db", 8080);
-    let outbound = ports(&scene, "shop/web", 8080);
+    let inbound = scene.ports("shop/db", 8080);
+    let outbound = scene.ports("shop/web", 8080);
     let mut idle: Vec<_> = inbound.iter().map(|to| Stream::open(web, *to)).collect();
     // Otherwise the pod answers each SYN and a connection is over at once.
     let silent = "table inet t {

@@ -9,7 +9,7 @@ use portcullis_tests::scene::wire::{
 };
 use portcullis_tests::scene::{SOON, Scene, ip};
 
-use super::{ONE_WAY, pods, ports};
+use super::{ONE_WAY, pods};
 
 /// `web` may reach the outside too.
 const WITH_OUTSIDE: &str = "
@@ -31,7 +31,7 @@ const FAR: [(&str, &str); 2] = [
 #[test]
 fn a_closed_port_is_reported_although_both_directions_are_closed() {
     let scene = Scene::up("ct-refused", &pods(), ONE_WAY);
-    for to in ports(&scene, "shop/db", 9) {
+    for to in scene.ports("shop/db", 9) {
         let socket = datagram_socket(scene.netns("shop/web"), to);
         socket
             .set_read_timeout(Some(SOON))

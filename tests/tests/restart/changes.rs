@@ -36,7 +36,7 @@ fn objects_that_changed_meanwhile_are_in_force_afterwards() {
         for to in tcp(&scene, "shop/db") {
             Stream::open(from, to).works();
         }
-        for to in super::ports(&scene, "shop/db", 5353) {
+        for to in scene.ports("shop/db", 5353) {
             let unanswered = portcullis_tests::scene::traffic::is_unanswered(from, to);
             assert!(unanswered, "{key} to {to}");
         }

@@ -11,7 +11,7 @@ use portcullis_tests::scene::traffic::{Conversation, Datagrams, Stream};
 use portcullis_tests::scene::wire::{Kind, Segment, Wire, flag};
 use portcullis_tests::scene::{Scene, ip};
 
-use super::{ports, tcp};
+use super::tcp;
 
 const METADATA: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 
@@ -56,13 +56,13 @@ impl Load {
             Wire::of(scene, "shop/web"),
             Wire::outside(scene),
         ];
-        let to_db = [tcp(scene, "shop/db"), ports(scene, "shop/db", 5353)];
+        let to_db = [tcp(scene, "shop/db"), scene.ports("shop/db", 5353)];
         let metadata = METADATA.map(|address| (ip(address), 53).into());
         let mut denied = Vec::new();
-        for to in ports(scene, "shop/other", 5353).into_iter().chain(metadata) {
+        for to in scene.ports("shop/other", 5353).into_iter().chain(metadata) {
             denied.push(Datagrams::start(web, to));
         }
-        for to in ports(scene, "shop/web", 5353) {
+        for to in scene.ports("shop/web", 5353) {
             denied.push(Datagrams::start(db, to));
             denied.push(Datagrams::start(other, to));
         }
