@@ -6,7 +6,7 @@
 
 use crate::addr;
 use crate::conntrack::{TCP, UDP, tcp};
-use crate::packet::{self, ETH_IPV4, ETH_IPV6, Packet, Parsed, fragment};
+use crate::packet::{self, ETH_IPV4, ETH_IPV6, Header, Parsed, fragment};
 
 /// Marks a kind that was written: a zeroed record matches nothing.
 const WRITTEN: u32 = 1 << 31;
@@ -38,7 +38,7 @@ pub struct Tuple {
 impl Glance {
     /// Looks at the packet that a frame of type `ethertype` carries.
     #[inline(always)]
-    pub fn at<P: Packet>(packet: &P, ethertype: u16) -> Option<Self> {
+    pub fn at<P: Header>(packet: &P, ethertype: u16) -> Option<Self> {
         match ethertype {
             ETH_IPV4 => Self::at_v4(packet),
             ETH_IPV6 => Self::at_v6(packet),
@@ -49,7 +49,7 @@ impl Glance {
     /// What decides is read before what is remembered: few registers are left over the checks, and memory would cost a barrier for each word where the
     /// kernel fears speculation.
     #[inline(always)]
-    fn at_v4<P: Packet>(packet: &P) -> Option<Self> {
+    fn at_v4<P: Header>(packet: &P) -> Option<Self> {
         let [first, second, third] = packet.fixed::<0, 3>()?;
         let first = u32::from_be(first);
         let total = first & 0xffff;
@@ -68,7 +68,7 @@ impl Glance {
     }
 
     #[inline(always)]
-    fn at_v6<P: Packet>(packet: &P) -> Option<Self> {
+    fn at_v6<P: Header>(packet: &P) -> Option<Self> {
         let [first, second] = packet.fixed::<0, 2>()?;
         let second = u32::from_be(second);
         let left = second >> 16;
@@ -113,7 +113,7 @@ impl Glance {
     ///
     /// Reads the packet again: to keep nine words meanwhile would cost more.
     #[inline(always)]
-    pub fn agrees<P: Packet>(&self, packet: &P, tuple: &Tuple) -> bool {
+    pub fn agrees<P: Header>(&self, packet: &P, tuple: &Tuple) -> bool {
         if self.kind & IPV6 == 0 {
             let Some([src, dst, ports]) = packet.fixed::<12, 3>() else {
                 return false;
@@ -129,7 +129,7 @@ impl Glance {
 
 /// `AT` = where the transport header begins, `left` = bytes from there on.
 #[inline(always)]
-fn is_ordinary<P: Packet, const AT: usize>(packet: &P, protocol: u32, left: u32) -> Option<()> {
+fn is_ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32) -> Option<()> {
     if protocol == u32::from(TCP) {
         let flags = match AT {
             20 => packet.fixed::<32, 1>(),

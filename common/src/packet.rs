@@ -27,20 +27,24 @@ pub const ETH_IPV6: u16 = 0x86dd;
 /// EtherType of ARP.
 pub const ETH_ARP: u16 = 0x0806;
 
-/// Bytes of a packet from its IP header on.
+/// The first bytes of a packet, from its IP header on.
 #[expect(
     clippy::len_without_is_empty,
     reason = "no packet is empty, and nobody asks"
 )]
-pub trait Packet {
+pub trait Header {
     /// Length from the IP header to the end of the packet, paged parts included.
     fn len(&self) -> u32;
-    /// Whether it is a super-packet that the device or stack will cut.
-    fn is_gso(&self) -> bool;
-    /// Makes the first `N` bytes, or all if there are fewer, readable by [`Packet::fixed`].
-    fn prepare<const N: usize>(&self);
     /// `N` words as on the wire, at an offset known at compile time, within what was prepared; `None` beyond the end.
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]>;
+}
+
+/// All bytes of a packet, from its IP header on.
+pub trait Packet: Header {
+    /// Whether it is a super-packet that the device or stack will cut.
+    fn is_gso(&self) -> bool;
+    /// Makes the first `N` bytes, or all if there are fewer, readable by [`Header::fixed`].
+    fn prepare<const N: usize>(&self);
     /// `N` bytes at any offset; `None` beyond the end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// `value`; the kernel's verifier forgets what it knows of it, so that it does not follow each possible value on its own.
@@ -447,16 +451,10 @@ pub const fn is_overlay_port(port: u16) -> bool {
 }
 
 /// A packet in memory: for tests, fuzzers and whoever holds the bytes.
-impl Packet for &[u8] {
+impl Header for &[u8] {
     fn len(&self) -> u32 {
         <[u8]>::len(self) as u32
     }
-
-    fn is_gso(&self) -> bool {
-        false
-    }
-
-    fn prepare<const N: usize>(&self) {}
 
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
         let bytes = self.get(OFFSET..OFFSET + 4 * N)?;
@@ -466,6 +464,14 @@ impl Packet for &[u8] {
         }
         Some(words)
     }
+}
+
+impl Packet for &[u8] {
+    fn is_gso(&self) -> bool {
+        false
+    }
+
+    fn prepare<const N: usize>(&self) {}
 
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = usize::try_from(offset).ok()?;

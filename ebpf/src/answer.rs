@@ -13,7 +13,11 @@ use portcullis_common::conntrack::{TCP, tcp};
 use portcullis_common::icmp::{self, Class, ICMP, ICMPV6};
 use portcullis_common::packet::{Parsed, fragment};
 
-use crate::ctx::{ETHERNET, Skb};
+use crate::ctx::{ETHERNET, Frame, Skb};
+use crate::scratch::{self, FRAME};
+
+/// Room for the longest answer; what is not written is zero.
+type Answer = [u8; FRAME];
 
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
@@ -56,7 +60,12 @@ macro_rules! global {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(raw: *mut __sk_buff) -> u64 {
-            u64::from($of(&Skb::new(raw, ETHERNET)).is_some())
+            let Some(scratch) = scratch::get() else {
+                return 0;
+            };
+            let skb = &Skb::indirect(Frame::new(raw), ETHERNET, scratch);
+            let new = scratch.frame.put([0; FRAME]);
+            u64::from($of(skb, new).is_some())
         }
     };
 }
@@ -67,61 +76,57 @@ global!(answer_prohibited_v4, prohibited_v4);
 global!(answer_prohibited_v6, prohibited_v6);
 
 #[inline(always)]
-fn reset_v4(skb: &Skb) -> Option<()> {
-    let old = skb.load_frame::<54>(0)?;
-    let mut new = [0_u8; 54];
-    ethernet(&mut new, &old);
-    header_v4(&mut new, &old, 20, TCP);
-    segment::<54, 34>(&mut new, &old);
-    let sum = checksum::<54, 26, 54>(&new, u16::from(TCP) + 20);
-    put(&mut new, 50, sum);
-    send(skb, &new)
+fn reset_v4(skb: &Skb, new: &mut Answer) -> Option<()> {
+    let old = skb.read::<54>(0)?;
+    ethernet(new, old);
+    header_v4(new, old, 20, TCP);
+    segment::<54, 34>(new, old);
+    let sum = checksum::<26, 54>(new, u16::from(TCP) + 20);
+    put(new, 50, sum);
+    send::<54>(skb, new)
 }
 
 #[inline(always)]
-fn reset_v6(skb: &Skb) -> Option<()> {
-    let old = skb.load_frame::<74>(0)?;
-    let mut new = [0_u8; 74];
-    ethernet(&mut new, &old);
-    header_v6(&mut new, &old, 20, TCP);
-    segment::<74, 54>(&mut new, &old);
-    let sum = checksum::<74, 22, 74>(&new, u16::from(TCP) + 20);
-    put(&mut new, 70, sum);
-    send(skb, &new)
+fn reset_v6(skb: &Skb, new: &mut Answer) -> Option<()> {
+    let old = skb.read::<74>(0)?;
+    ethernet(new, old);
+    header_v6(new, old, 20, TCP);
+    segment::<74, 54>(new, old);
+    let sum = checksum::<22, 74>(new, u16::from(TCP) + 20);
+    put(new, 70, sum);
+    send::<74>(skb, new)
 }
 
 /// Destination unreachable, communication administratively prohibited: type 3, code 13; quotes the IP header and eight bytes.
 #[inline(always)]
-fn prohibited_v4(skb: &Skb) -> Option<()> {
-    let old = skb.load_frame::<42>(0)?;
-    let mut new = [0_u8; 70];
-    ethernet(&mut new, &old);
-    header_v4(&mut new, &old, 36, ICMP);
+fn prohibited_v4(skb: &Skb, new: &mut Answer) -> Option<()> {
+    let old = skb.read::<42>(0)?;
+    ethernet(new, old);
+    header_v4(new, old, 36, ICMP);
     new[34] = 3;
     new[35] = 13;
     new[42..70].copy_from_slice(&old[14..42]);
-    let sum = checksum::<70, 34, 70>(&new, 0);
-    put(&mut new, 36, sum);
-    send(skb, &new)
+    let sum = checksum::<34, 70>(new, 0);
+    put(new, 36, sum);
+    send::<70>(skb, new)
 }
 
 /// Destination unreachable, communication administratively prohibited: type 1, code 1; quotes likewise.
 #[inline(always)]
-fn prohibited_v6(skb: &Skb) -> Option<()> {
-    let old = skb.load_frame::<62>(0)?;
-    let mut new = [0_u8; 110];
-    ethernet(&mut new, &old);
-    header_v6(&mut new, &old, 56, ICMPV6);
+fn prohibited_v6(skb: &Skb, new: &mut Answer) -> Option<()> {
+    let old = skb.read::<62>(0)?;
+    ethernet(new, old);
+    header_v6(new, old, 56, ICMPV6);
     new[54] = 1;
     new[55] = 1;
     new[62..110].copy_from_slice(&old[14..62]);
-    let sum = checksum::<110, 22, 110>(&new, u16::from(ICMPV6) + 56);
-    put(&mut new, 56, sum);
-    send(skb, &new)
+    let sum = checksum::<22, 110>(new, u16::from(ICMPV6) + 56);
+    put(new, 56, sum);
+    send::<110>(skb, new)
 }
 
 #[inline(always)]
-fn ethernet<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M]) {
+fn ethernet<const N: usize>(new: &mut Answer, old: &[u8; N]) {
     new[..6].copy_from_slice(&old[6..12]);
     new[6..12].copy_from_slice(&old[..6]);
     new[12] = old[12];
@@ -130,12 +135,7 @@ fn ethernet<const N: usize, const M: usize>(new: &mut [u8; N], old: &[u8; M]) {
 
 /// An IPv4 header with the addresses exchanged.
 #[inline(always)]
-fn header_v4<const N: usize, const M: usize>(
-    new: &mut [u8; N],
-    old: &[u8; M],
-    payload: u16,
-    protocol: u8,
-) {
+fn header_v4<const N: usize>(new: &mut Answer, old: &[u8; N], payload: u16, protocol: u8) {
     new[IP] = 0x45;
     put(new, IP + 2, 20 + payload);
     new[IP + 6] = 0x40;
@@ -143,17 +143,12 @@ fn header_v4<const N: usize, const M: usize>(
     new[IP + 9] = protocol;
     new[IP + 12..IP + 16].copy_from_slice(&old[IP + 16..IP + 20]);
     new[IP + 16..IP + 20].copy_from_slice(&old[IP + 12..IP + 16]);
-    put(new, IP + 10, checksum::<N, IP, { IP + 20 }>(new, 0));
+    put(new, IP + 10, checksum::<IP, { IP + 20 }>(new, 0));
 }
 
 /// An IPv6 header likewise.
 #[inline(always)]
-fn header_v6<const N: usize, const M: usize>(
-    new: &mut [u8; N],
-    old: &[u8; M],
-    payload: u16,
-    protocol: u8,
-) {
+fn header_v6<const N: usize>(new: &mut Answer, old: &[u8; N], payload: u16, protocol: u8) {
     new[IP] = 0x60;
     put(new, IP + 4, payload);
     new[IP + 6] = protocol;
@@ -164,7 +159,7 @@ fn header_v6<const N: usize, const M: usize>(
 
 /// A RST that acknowledges the SYN at `AT`.
 #[inline(always)]
-fn segment<const N: usize, const AT: usize>(new: &mut [u8; N], old: &[u8; N]) {
+fn segment<const N: usize, const AT: usize>(new: &mut Answer, old: &[u8; N]) {
     new[AT..AT + 2].copy_from_slice(&old[AT + 2..AT + 4]);
     new[AT + 2..AT + 4].copy_from_slice(&old[AT..AT + 2]);
     let next =
@@ -177,8 +172,8 @@ fn segment<const N: usize, const AT: usize>(new: &mut [u8; N], old: &[u8; N]) {
 /// The checksum (RFC 1071) of the bytes from `FROM` (addresses of the pseudo-header, or the ICMP header) to `TO`, and of the pseudo-header's number
 /// `more`. By a helper: a loop over the stack is nothing that the verifier admits without `CAP_PERFMON`.
 #[inline(always)]
-fn checksum<const N: usize, const FROM: usize, const TO: usize>(bytes: &[u8; N], more: u16) -> u16 {
-    const { assert!(FROM < TO && TO <= N && (TO - FROM).is_multiple_of(4)) };
+fn checksum<const FROM: usize, const TO: usize>(bytes: &Answer, more: u16) -> u16 {
+    const { assert!(FROM < TO && TO <= FRAME && (TO - FROM).is_multiple_of(4)) };
     // SAFETY: reads `TO - FROM` bytes of `bytes`, and nothing of the null pointer, whose length is 0. It cannot fail on lengths like these.
     let words = unsafe {
         let from = bytes.as_ptr().add(FROM).cast_mut();
@@ -192,7 +187,7 @@ fn checksum<const N: usize, const FROM: usize, const TO: usize>(bytes: &[u8; N],
 }
 
 #[inline(always)]
-fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
+fn put(bytes: &mut Answer, at: usize, value: u16) {
     let [hi, lo] = value.to_be_bytes();
     bytes[at] = hi;
     bytes[at + 1] = lo;
@@ -200,8 +195,8 @@ fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
 
 /// Puts the answer in the place of the packet.
 #[inline(always)]
-fn send<const N: usize>(skb: &Skb, frame: &[u8; N]) -> Option<()> {
-    // SAFETY: the helpers check lengths against the packet; `frame` has `N` bytes.
+fn send<const N: usize>(skb: &Skb, frame: &Answer) -> Option<()> {
+    // SAFETY: the helpers check lengths against the packet; `frame` has `N` bytes or more.
     let failed = unsafe {
         bpf_skb_change_tail(skb.raw(), N as u32, 0) != 0
             || bpf_skb_store_bytes(skb.raw(), 0, frame.as_ptr().cast(), N as u32, 0) != 0

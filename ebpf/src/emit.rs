@@ -5,10 +5,11 @@ use portcullis_common::abi::{Endpoint, Event, drop_index};
 use portcullis_common::conntrack;
 use portcullis_common::packet::Parsed;
 
+use crate::atomic;
 use crate::ctx::Skb;
 use crate::flow::Outcome;
+use crate::maps::{self, At as _};
 use crate::tables::{self, now_ns};
-use crate::{atomic, maps};
 
 /// Where a drop happened, and to whom.
 #[repr(C)]
@@ -40,7 +41,7 @@ pub fn denied(
     outcome: Outcome,
 ) -> bool {
     let (hook, direction, ifindex) = place;
-    let report = Report {
+    let report = skb.scratch().report.put(Report {
         outcome: outcome.0,
         ifindex,
         policy: endpoint.map_or(0, |endpoint| {
@@ -52,8 +53,8 @@ pub fn denied(
         direction,
         generation: endpoint.map_or(0, |endpoint| endpoint.generation),
         reserved: [0; 3],
-    };
-    emit_denied(skb.raw(), &raw const report, parsed, skb.l3()) != 0
+    });
+    emit_denied(skb.raw(), report, parsed, skb.l3()) != 0
 }
 
 /// A global function (see `flow`): nothing here is on the way of a packet that passes. Returns 1 within the endpoint's rate, else 0.
@@ -73,7 +74,7 @@ extern "C" fn emit_denied(
     let outcome = Outcome(report.outcome);
     count(report.slot, report.direction, outcome.reason());
     let (Some(state), Some(config)) = (
-        maps::SLOT_STATES.get_ptr_mut(u32::from(report.slot)),
+        maps::SLOT_STATES.at(u64::from(report.slot)),
         tables::config(),
     ) else {
         return 0;
@@ -121,7 +122,7 @@ extern "C" fn emit_denied(
 /// Counts a drop of which there is no packet to report.
 #[inline(always)]
 pub fn count(slot: u16, direction: u8, reason: u8) {
-    if let Some(counter) = maps::DROPS.get_ptr_mut(drop_index(slot, direction, reason)) {
+    if let Some(counter) = maps::DROPS.at(u64::from(drop_index(slot, direction, reason))) {
         // SAFETY: array values live as long as the map and are 8-byte aligned.
         unsafe { atomic::add(counter, 1) };
     }

@@ -25,6 +25,7 @@ pub use outcome::Outcome;
 
 use crate::ctx::Skb;
 use crate::tables::{self, Tables};
+use crate::scratch::{self, Scratch};
 use crate::{atomic, maps, quota};
 use entry::{flags_of, is_alive};
 use icmp::flow_icmp;
@@ -78,10 +79,10 @@ impl Request {
         }
     }
 
-    /// A copy of the key on the function's own stack: before Linux 6.2 a map takes no key from memory that a global function was handed.
+    /// A copy of the key: before Linux 6.2 a map takes no key from memory that a global function was handed.
     #[inline(always)]
-    fn own_key(&self) -> FlowKey {
-        self.key
+    fn own_key<'a>(&self, scratch: &'a Scratch) -> &'a FlowKey {
+        scratch.flow_key.put(self.key)
     }
 
     /// The policy that governs connections opened outbound or inbound.
@@ -94,9 +95,9 @@ impl Request {
 /// Decides about a packet whose source has been checked.
 #[inline(always)]
 pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcome {
-    let mut request = Request::new(endpoint, parsed, view);
+    let request = skb.scratch().request.put(Request::new(endpoint, parsed, view));
     if parsed.is_icmp() {
-        return Outcome(flow_icmp(skb.raw(), parsed, &raw mut request, skb.l3()));
+        return Outcome(flow_icmp(skb.raw(), parsed, request, skb.l3()));
     }
     // A SYN is a new connection, whatever is remembered: it never rides on an entry.
     let syn = parsed.protocol == TCP && tcp::opens(parsed.tcp_flags);
@@ -106,7 +107,7 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcom
     {
         let now = tables::now();
         if is_alive(flow, now) {
-            return established(&request, parsed.tcp_flags, flow, now);
+            return established(request, parsed.tcp_flags, flow, now);
         }
     }
     if parsed.protocol == TCP && !syn && view & view::CONFIRMED == 0 {
@@ -120,7 +121,7 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcom
             Outcome::deny(reason::NO_FLOW, 0)
         };
     }
-    open(&request, flow)
+    open(request, flow)
 }
 
 /// A packet of a connection that is remembered.
@@ -173,7 +174,9 @@ extern "C" fn flow_note(key: *const FlowKey, flow: *mut Flow, add: u32, now: u32
 #[inline(never)]
 extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+    let (Some(request), Some(config), Some(scratch)) =
+        (unsafe { request.as_ref() }, tables::config(), scratch::get())
+    else {
         return 0;
     };
     if flow.is_null() {
@@ -185,14 +188,14 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
     if state & (flags::EXEMPT | flags::PENDING) == 0 {
         let outbound = state & flags::OUTBOUND != 0;
         let decision = decide(
-            &Tables(config),
+            &Tables { config, scratch },
             request.policy(outbound),
             &request.key.remote,
             request.key.protocol,
             opening_port(&request.key, outbound),
         );
         if !decision.allow {
-            if maps::CONNTRACK.remove(&request.own_key()).is_ok() {
+            if maps::CONNTRACK.remove(request.own_key(scratch)).is_ok() {
                 quota::remove(request.key.slot, state);
             }
             return Outcome::deny(reason::POLICY_CHANGED, decision.rule).0;

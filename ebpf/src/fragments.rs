@@ -10,6 +10,7 @@ use portcullis_common::packet::{Parsed, fragment};
 use portcullis_common::reason;
 
 use crate::flow::Outcome;
+use crate::scratch::{self, Scratch};
 use crate::{maps, tables};
 
 /// Ticks for which a record stands: the 30 s of RFC 791's reassembly.
@@ -68,10 +69,10 @@ extern "C" fn fragments_remember(
     pending: u32,
 ) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
         return 0;
     };
-    let record = Fragment {
+    let record = scratch.fragment.put(Fragment {
         src: parsed.src,
         dst: parsed.dst,
         id: parsed.fragment_id,
@@ -81,9 +82,9 @@ extern "C" fn fragments_remember(
         generation: generation as u8,
         pending: pending as u8,
         reserved: 0,
-    };
+    });
     // A failed insert drops the later fragments, nothing else.
-    let _ = maps::FRAGMENTS.insert(&key(parsed, slot, place), &record, 0);
+    let _ = maps::FRAGMENTS.insert(key(scratch, parsed, slot, place), &*record, 0);
     0
 }
 
@@ -97,10 +98,10 @@ extern "C" fn fragments_follow(
     place: u32,
 ) -> u64 {
     // SAFETY: as above.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
         return 0;
     };
-    let Some(record) = maps::FRAGMENTS.get_ptr_mut(&key(parsed, slot, place)) else {
+    let Some(record) = maps::FRAGMENTS.get_ptr_mut(key(scratch, parsed, slot, place)) else {
         return 0;
     };
     // SAFETY: the memory of a replaced value stays readable until this program ends.
@@ -129,9 +130,9 @@ extern "C" fn fragments_follow(
 }
 
 #[inline(always)]
-fn key(parsed: &Parsed, slot: u32, place: u32) -> FragmentKey {
-    FragmentKey {
+fn key<'a>(scratch: &'a Scratch, parsed: &Parsed, slot: u32, place: u32) -> &'a FragmentKey {
+    scratch.fragment_key.put(FragmentKey {
         slot: slot as u16,
         way: (place * FRAGMENTS_PER_SLOT + (parsed.fragment_id & (FRAGMENTS_PER_SLOT - 1))) as u16,
-    }
+    })
 }

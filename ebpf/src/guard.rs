@@ -7,7 +7,7 @@ use portcullis_common::guard;
 use portcullis_common::packet::Parsed;
 
 use crate::ctx::Skb;
-use crate::maps;
+use crate::maps::{self, At as _};
 
 /// Whether a packet's destination is guarded, in whatever form.
 #[inline(always)]
@@ -32,10 +32,10 @@ pub fn is_from_pods_cgroup(skb: &Skb, config: &Config) -> bool {
 #[inline(always)]
 pub fn is_cgroup_allowed(skb: &Skb, config: &Config) -> bool {
     maps::CGROUPS
-        .get_ptr(&ancestor(skb, config.pods_cgroup_level + 1))
+        .at(ancestor(skb, config.pods_cgroup_level + 1))
         .is_some()
         || maps::CGROUPS
-            .get_ptr(&ancestor(skb, config.pods_cgroup_level + 2))
+            .at(ancestor(skb, config.pods_cgroup_level + 2))
             .is_some()
 }
 

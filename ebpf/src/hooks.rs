@@ -4,13 +4,13 @@ use aya_ebpf::bindings::__sk_buff;
 use portcullis_common::abi::{Config, Endpoint, config_flags, direction, hook};
 use portcullis_common::conntrack::{UDP, flags};
 use portcullis_common::icmp::{self, Class};
-use portcullis_common::packet::{self, ETH_ARP, ETH_IPV4, Packet as _, Parsed, fragment};
+use portcullis_common::packet::{self, ETH_ARP, ETH_IPV4, Header as _, Packet as _, Parsed, fragment};
 use portcullis_common::policy;
 use portcullis_common::{addr, reason};
 
-use crate::ctx::{self, Skb, stage};
+use crate::ctx::{self, Frame, Skb, stage};
 use crate::flow::{self, Outcome, view};
-use crate::{answer, emit, fragments, guard, neighbour, recent, tables};
+use crate::{answer, emit, fragments, guard, neighbour, recent, scratch, tables};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
 const NEXT: i32 = -1;
@@ -22,29 +22,33 @@ const REFUSE: i32 = 0;
 
 /// What a pod sends.
 #[inline(always)]
-pub fn from_pod(skb: &Skb) -> i32 {
-    if recent::passes_from_pod(skb) {
+pub fn from_pod(frame: Frame) -> i32 {
+    if recent::passes_from_pod(frame) {
         return NEXT;
     }
+    let Some(scratch) = scratch::get() else {
+        return DROP;
+    };
+    let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
     let epoch = recent::epoch();
     let ifindex = skb.ifindex();
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
-    let mut parsed = Parsed::default();
+    let parsed = scratch.parsed.put(Parsed::default());
     let Some(endpoint) = tables::endpoint(ifindex) else {
         emit::denied(
             skb,
             place,
             None,
-            &parsed,
+            parsed,
             Outcome::deny(reason::NOT_READY, 0),
         );
         return DROP;
     };
-    let outcome = judge_sent(skb, endpoint, &mut parsed);
+    let outcome = judge_sent(skb, endpoint, parsed);
     if !outcome.passes() {
-        let within_rate = emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
         if outcome.reason() == reason::METADATA_GUARD && within_rate {
-            return answer::blocked(skb, &parsed);
+            return answer::blocked(skb, parsed);
         }
         return DROP;
     }
@@ -55,7 +59,7 @@ pub fn from_pod(skb: &Skb) -> i32 {
     };
     skb.set_stage(stage);
     if outcome.is_steady() {
-        recent::note_from_pod(skb, epoch, &parsed, stage);
+        recent::note_from_pod(frame, epoch, parsed, stage);
     }
     NEXT
 }
@@ -94,7 +98,7 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
     if flow::is_rogue_server(parsed) {
         return Outcome::deny(reason::ROGUE_SERVER, 0);
     }
-    if is_tunnel(parsed) {
+    if is_tunnel(skb, parsed) {
         return Outcome::deny(reason::TUNNEL, 0);
     }
     if parsed.dst == *own {
@@ -109,17 +113,21 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
 
 /// What reaches a pod.
 #[inline(always)]
-pub fn to_pod(skb: &Skb) -> i32 {
-    if recent::passes_to_pod(skb) {
+pub fn to_pod(frame: Frame) -> i32 {
+    if recent::passes_to_pod(frame) {
         return NEXT;
     }
+    let Some(scratch) = scratch::get() else {
+        return DROP;
+    };
+    let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
     let epoch = recent::epoch();
     let ifindex = skb.ifindex();
     let place = (hook::TO_POD, direction::INGRESS, ifindex);
     let ingress = skb.ingress_ifindex();
     // The node's own stack: no interface received the packet and a socket sent it. Never concluded from a source address.
     let from_node = ingress == 0 && skb.has_socket();
-    let mut parsed = Parsed::default();
+    let parsed = scratch.parsed.put(Parsed::default());
     let Some(endpoint) = tables::endpoint(ifindex) else {
         if from_node {
             return NEXT;
@@ -128,7 +136,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
             skb,
             place,
             None,
-            &parsed,
+            parsed,
             Outcome::deny(reason::NOT_READY, 0),
         );
         return DROP;
@@ -137,17 +145,17 @@ pub fn to_pod(skb: &Skb) -> i32 {
     if ethertype == ETH_ARP {
         return NEXT;
     }
-    if let Err(reason) = ctx::parse(skb, ethertype, &mut parsed) {
+    if let Err(reason) = ctx::parse(skb, ethertype, parsed) {
         emit::denied(
             skb,
             place,
             Some(endpoint),
-            &parsed,
+            parsed,
             Outcome::deny(reason, 0),
         );
         return DROP;
     }
-    if is_discovery(&parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
+    if is_discovery(parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
         return NEXT;
     }
     let mut steady = true;
@@ -155,7 +163,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
     if ingress != 0 && ingress != ifindex && skb.stage() != stage::SETTLED {
         let outcome = Outcome(hooks_deferred(
             skb.raw(),
-            &raw const parsed,
+            parsed,
             ctx::ETHERNET as u32,
         ));
         if !outcome.passes() {
@@ -163,7 +171,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
                 skb,
                 (hook::TO_POD, direction::EGRESS, ingress),
                 tables::endpoint(ingress),
-                &parsed,
+                parsed,
                 outcome,
             );
             return DROP;
@@ -174,7 +182,7 @@ pub fn to_pod(skb: &Skb) -> i32 {
     let outcome = judge_received(
         skb,
         endpoint,
-        &parsed,
+        parsed,
         if exempt {
             view::TRANSLATED | view::EXEMPT
         } else {
@@ -182,11 +190,11 @@ pub fn to_pod(skb: &Skb) -> i32 {
         },
     );
     if !outcome.passes() {
-        emit::denied(skb, place, Some(endpoint), &parsed, outcome);
+        emit::denied(skb, place, Some(endpoint), parsed, outcome);
         return DROP;
     }
     if steady && outcome.is_steady() {
-        recent::note_to_pod(skb, epoch, &parsed);
+        recent::note_to_pod(frame, epoch, parsed);
     }
     NEXT
 }
@@ -208,77 +216,81 @@ fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view:
 }
 
 /// What leaves the node: the guard for whatever was forwarded and for pods in the host network, then deferred egress.
-///
-/// Frames that are not IP pass: a node speaks ARP and LLDP. An IP frame that cannot be read drops if an endpoint or a pod's socket sent it.
 #[inline(always)]
-pub fn uplink(skb: &Skb) -> i32 {
-    let Some(config) = tables::config() else {
+pub fn uplink(frame: Frame, l3: usize) -> i32 {
+    let (Some(config), Some(scratch)) = (tables::config(), scratch::get()) else {
         return NEXT;
     };
-    let Some((skb, ethertype)) = skb.behind_tags() else {
+    // A node speaks LLDP and ARP, too.
+    let Some((skb, ethertype)) = Skb::new(frame, l3, scratch).behind_tags() else {
         return NEXT;
     };
     let skb = &skb;
     let ingress = skb.ingress_ifindex();
-    let endpoint = if ingress == 0 {
-        None
-    } else {
-        tables::endpoint(ingress)
-    };
     let place = (hook::UPLINK, direction::EGRESS, ingress);
-    let mut parsed = Parsed::default();
-    if destination(skb, ethertype, &mut parsed).is_none() {
-        if endpoint.is_none() && !guard::is_from_pods_cgroup(skb, config) {
+    let parsed = scratch.parsed.put(Parsed::default());
+    let readable = destination(skb, ethertype, parsed).is_some();
+    // Whose it is is asked once: behind a second question the verifier of Linux 6.1 sees a pointer that is none, where a processor may mispredict.
+    if ingress != 0
+        && let Some(endpoint) = tables::endpoint(ingress)
+    {
+        let outcome = judge_forwarded(skb, ethertype, endpoint, parsed, readable);
+        if outcome.passes() {
             return NEXT;
         }
-        emit::denied(
-            skb,
-            place,
-            endpoint,
-            &parsed,
-            Outcome::deny(reason::MALFORMED, 0),
-        );
+        emit::denied(skb, place, Some(endpoint), parsed, outcome);
         return DROP;
     }
-    if guard::is_guarded(&parsed) && !may_reach_metadata(skb, config, endpoint, ingress) {
-        emit::denied(
-            skb,
-            place,
-            endpoint,
-            &parsed,
-            Outcome::deny(reason::METADATA_GUARD, 0),
-        );
-        return DROP;
-    }
-    if endpoint.is_none() || skb.stage() == stage::SETTLED {
+    let outcome = judge_others(skb, config, parsed, readable);
+    if outcome.passes() {
         return NEXT;
     }
-    let outcome = match ctx::parse(skb, ethertype, &mut parsed) {
-        Ok(()) => Outcome(hooks_deferred(skb.raw(), &raw const parsed, skb.l3())),
-        Err(reason) => Outcome::deny(reason, 0),
-    };
-    if !outcome.passes() {
-        emit::denied(skb, place, endpoint, &parsed, outcome);
-        return DROP;
-    }
-    NEXT
+    emit::denied(skb, place, None, parsed, outcome);
+    DROP
 }
 
-/// 1. forwarded: an endpoint on the allow list, nobody else, known or not; 2. a pod's socket in the host network: on the allow list, or the guard for
-/// them is off; 3. the node's own processes and kernel.
+/// An endpoint's packet, behind the translation: 1. it can be read; 2. metadata guard; 3. what is deferred.
 #[inline(always)]
-fn may_reach_metadata(
+fn judge_forwarded(
     skb: &Skb,
-    config: &Config,
-    endpoint: Option<&'static Endpoint>,
-    ingress: u32,
-) -> bool {
-    if ingress != 0 {
-        return endpoint.is_some_and(guard::is_allowed);
+    ethertype: u16,
+    endpoint: &'static Endpoint,
+    parsed: &mut Parsed,
+    readable: bool,
+) -> Outcome {
+    if !readable {
+        return Outcome::deny(reason::MALFORMED, 0);
     }
-    config.flags & config_flags::HOST_NETWORK_GUARD == 0
-        || !guard::is_from_pods_cgroup(skb, config)
-        || guard::is_cgroup_allowed(skb, config)
+    if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
+        return Outcome::deny(reason::METADATA_GUARD, 0);
+    }
+    if skb.stage() == stage::SETTLED {
+        return Outcome::pass(0);
+    }
+    match ctx::parse(skb, ethertype, parsed) {
+        Ok(()) => Outcome(hooks_deferred(skb.raw(), parsed, skb.l3())),
+        Err(reason) => Outcome::deny(reason, 0),
+    }
+}
+
+/// Anybody else's: what was forwarded for nobody we know does not reach metadata, nor what a pod's socket in the host network sent, unless it is on the
+/// allow list or the guard for such pods is off. The node's own processes and kernel do.
+#[inline(always)]
+fn judge_others(skb: &Skb, config: &Config, parsed: &Parsed, readable: bool) -> Outcome {
+    if !readable && guard::is_from_pods_cgroup(skb, config) {
+        return Outcome::deny(reason::MALFORMED, 0);
+    }
+    let free = !readable
+        || !guard::is_guarded(parsed)
+        || (skb.ingress_ifindex() == 0
+            && (config.flags & config_flags::HOST_NETWORK_GUARD == 0
+                || !guard::is_from_pods_cgroup(skb, config)
+                || guard::is_cgroup_allowed(skb, config)));
+    if free {
+        Outcome::pass(0)
+    } else {
+        Outcome::deny(reason::METADATA_GUARD, 0)
+    }
 }
 
 /// Address and family of a packet's destination: all that the guard needs.
@@ -302,10 +314,10 @@ fn destination(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Option<()> {
 #[inline(never)]
 extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
         return 0;
     };
-    let skb = &Skb::new(raw, l3 as usize & 31);
+    let skb = &Skb::indirect(Frame::new(raw), l3 as usize & 31, scratch);
     // Not an endpoint's, or of one that nobody isolates: nothing waits, until endpoints change.
     let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else {
         return Outcome::pass(0).steady(true).0;
@@ -338,19 +350,20 @@ extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32
 /// Fails open by design. It also runs for sockets inside pods and, on a shared machine, of other nodes, so it acts only on packets to an address of
 /// this node that came in by one of our interfaces; what it does not recognise is not a pod's traffic to this host.
 #[inline(always)]
-pub fn to_host(skb: &Skb) -> i32 {
-    let ingress = skb.ingress_ifindex();
-    if ingress == 0 || skb.stage() == stage::SETTLED {
+pub fn to_host(frame: Frame) -> i32 {
+    let ingress = frame.ingress_ifindex();
+    if ingress == 0 || frame.stage() == stage::SETTLED {
         return LET;
     }
-    let Some(endpoint) = tables::endpoint(ingress) else {
+    let (Some(endpoint), Some(scratch)) = (tables::endpoint(ingress), scratch::get()) else {
         return LET;
     };
-    let mut parsed = Parsed::default();
-    if ctx::parse(skb, skb.protocol(), &mut parsed).is_err() || !tables::is_own_node(&parsed.dst) {
+    let skb = &Skb::indirect(frame, ctx::BARE, scratch);
+    let parsed = scratch.parsed.put(Parsed::default());
+    if ctx::parse(skb, skb.protocol(), parsed).is_err() || !tables::is_own_node(scratch, &parsed.dst) {
         return LET;
     }
-    let outcome = Outcome(hooks_deferred(skb.raw(), &raw const parsed, skb.l3()));
+    let outcome = Outcome(hooks_deferred(skb.raw(), parsed, skb.l3()));
     if outcome.passes() {
         return LET;
     }
@@ -358,7 +371,7 @@ pub fn to_host(skb: &Skb) -> i32 {
         skb,
         (hook::TO_HOST, direction::EGRESS, ingress),
         Some(endpoint),
-        &parsed,
+        parsed,
         outcome,
     );
     REFUSE
@@ -387,9 +400,9 @@ fn is_loopback(parsed: &Parsed) -> bool {
 
 /// Packets in packets, which nothing behind us would look into.
 #[inline(always)]
-fn is_tunnel(parsed: &Parsed) -> bool {
+fn is_tunnel(skb: &Skb, parsed: &Parsed) -> bool {
     match parsed.protocol {
-        UDP => packet::is_overlay_port(parsed.dport) && tables::is_node(&parsed.dst),
+        UDP => packet::is_overlay_port(parsed.dport) && tables::is_node(skb.scratch(), &parsed.dst),
         protocol => packet::is_tunnel_protocol(protocol),
     }
 }

@@ -50,6 +50,8 @@ mod quota;
 #[cfg(target_arch = "bpf")]
 mod recent;
 #[cfg(target_arch = "bpf")]
+mod scratch;
+#[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod sweep;
@@ -61,33 +63,33 @@ mod programs {
     use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, classifier};
     use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockoptContext, TcContext};
 
-    use crate::ctx::{self, Skb};
+    use crate::ctx::{self, Frame};
     use crate::{hooks, socket, sweep};
 
     #[classifier]
     pub fn pc_from_pod(ctx: TcContext) -> i32 {
-        hooks::from_pod(&Skb::new(ctx.skb.skb, ctx::ETHERNET))
+        hooks::from_pod(Frame::new(ctx.skb.skb))
     }
 
     #[classifier]
     pub fn pc_to_pod(ctx: TcContext) -> i32 {
-        hooks::to_pod(&Skb::new(ctx.skb.skb, ctx::ETHERNET))
+        hooks::to_pod(Frame::new(ctx.skb.skb))
     }
 
     #[classifier]
     pub fn pc_uplink(ctx: TcContext) -> i32 {
-        hooks::uplink(&Skb::new(ctx.skb.skb, ctx::ETHERNET))
+        hooks::uplink(Frame::new(ctx.skb.skb), ctx::ETHERNET)
     }
 
     /// For uplinks without link-layer header: WireGuard, tun.
     #[classifier]
     pub fn pc_uplink_l3(ctx: TcContext) -> i32 {
-        hooks::uplink(&Skb::new(ctx.skb.skb, ctx::BARE))
+        hooks::uplink(Frame::new(ctx.skb.skb), ctx::BARE)
     }
 
     #[cgroup_skb(ingress)]
     pub fn pc_to_host(ctx: SkBuffContext) -> i32 {
-        hooks::to_host(&Skb::of_cgroup(ctx.skb.skb))
+        hooks::to_host(Frame::new(ctx.skb.skb))
     }
 
     #[classifier]

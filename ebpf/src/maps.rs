@@ -1,9 +1,12 @@
 //! All maps. Each says who writes and reads it, what a full one means, and why it has its size.
 //!
-//! All but `pc_recent` are pinned under the directory of their ABI version, by these names. A look-up in an array compiles to a bounds check and an addition, one
-//! in a hash to a call of 10 ns or more: what is read for every packet is in arrays or looked up once.
+//! All but `pc_recent` and `pc_scratch` are pinned under the directory of their ABI version, by these names. A look-up in an array compiles to a bounds
+//! check and an addition, one in a hash to a call of 10 ns or more: what is read for every packet is in arrays or looked up once.
+
+use core::ffi::c_void;
 
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::btf_map;
 use portcullis_common::abi::{
     CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment,
@@ -13,6 +16,7 @@ use portcullis_common::abi::{
 use portcullis_common::addr::Addr;
 
 use crate::recent::{NOTES, Note};
+use crate::scratch::Scratch;
 
 /// `BPF_F_NO_PREALLOC`: memory follows use. For tables that only the agent writes.
 const ON_DEMAND: usize = 1;
@@ -38,6 +42,10 @@ pub static EPOCH: Array<u32, 1> = Array::new();
 /// set of programs has for itself, so that its layout is theirs alone.
 #[btf_map(name = "pc_recent")]
 pub static RECENT: PerCpuArray<Note, { NOTES as usize }> = PerCpuArray::new();
+
+/// Working memory of each processor (`scratch.rs`). Programs write and read. Not pinned: nothing in it outlives a packet.
+#[btf_map(name = "pc_scratch")]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// Exact address -> identity. Agent writes. Full: the update is refused and the old version stays.
 #[btf_map(name = "pc_peers")]
@@ -108,3 +116,39 @@ pub static DROPS: Array<u64, { (SLOTS * 128) as usize }> = Array::new();
 pub static EVENTS: RingBuf<(), 524_288> = RingBuf::new();
 
 const _: () = assert!(size_of::<Event>() % 8 == 0);
+
+/// Look-ups by keys of four or eight bytes.
+pub trait At: Sized {
+    /// What the map holds.
+    type Value;
+
+    /// The value of a key. The key stands on the stack as one whole word (see `scratch`), of which the map reads the first four bytes or all: the target
+    /// is little-endian.
+    #[inline(always)]
+    fn at(&self, key: u64) -> Option<*mut Self::Value> {
+        // SAFETY: the address of the static stands for the map, and the key is as long as the map's keys or longer.
+        let value = unsafe {
+            bpf_map_lookup_elem(
+                (&raw const *self).cast_mut().cast::<c_void>(),
+                (&raw const key).cast(),
+            )
+        };
+        (!value.is_null()).then_some(value.cast())
+    }
+}
+
+impl<V, const N: usize, const FLAGS: usize> At for Array<V, N, FLAGS> {
+    type Value = V;
+}
+
+impl<V, const N: usize, const FLAGS: usize> At for PerCpuArray<V, N, FLAGS> {
+    type Value = V;
+}
+
+impl<V, const N: usize, const FLAGS: usize> At for HashMap<u32, V, N, FLAGS> {
+    type Value = V;
+}
+
+impl<V, const N: usize, const FLAGS: usize> At for HashMap<u64, V, N, FLAGS> {
+    type Value = V;
+}

@@ -11,14 +11,17 @@ use portcullis_common::abi::{Config, Slot};
 use portcullis_common::conntrack::{flags, kind};
 use portcullis_common::reason;
 
-use crate::{atomic, maps, tables};
+use crate::maps::{self, At as _};
+use crate::{atomic, tables};
 
 /// Asks for room for a connection in state `state`: the flag to remember with it, or why not.
 #[inline(always)]
 pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
-    let Some(counts) = maps::SLOT_STATES.get(u32::from(slot)) else {
+    let Some(counts) = maps::SLOT_STATES.at(u64::from(slot)) else {
         return Err(reason::QUOTA);
     };
+    // SAFETY: values of an array live as long as the map.
+    let counts = unsafe { &*counts };
     let outbound = state & flags::OUTBOUND != 0;
     let [out_whole, in_whole, out_half, in_half] = &counts.flows;
     let whole = *tables::either(outbound, out_whole, in_whole);
@@ -38,8 +41,9 @@ pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
     if whole + half < u64::from(config.guaranteed) {
         return Ok(0);
     }
-    match maps::POOL.get(0) {
-        Some(used) if *used < u64::from(config.pool) => Ok(flags::BORROWED),
+    match maps::POOL.at(0) {
+        // SAFETY: as above.
+        Some(used) if unsafe { *used } < u64::from(config.pool) => Ok(flags::BORROWED),
         _ => Err(reason::QUOTA),
     }
 }
@@ -80,10 +84,9 @@ pub fn change(slot: u16, from: u32, to: u32) {
 /// Adds `by` (with wrap-around: `u64::MAX` takes one away) to the counter of a state's kind.
 #[inline(always)]
 fn move_by(slot: u16, state: u32, by: u64) {
-    let Some(counts) = maps::SLOT_STATES.get_ptr_mut(u32::from(slot)) else {
+    let Some(counts): Option<*mut Slot> = maps::SLOT_STATES.at(u64::from(slot)) else {
         return;
     };
-    let counts: *mut Slot = counts;
     // SAFETY: array values live as long as the map; the counters are 8-byte aligned.
     unsafe {
         let counter = match kind(state) {
@@ -98,7 +101,7 @@ fn move_by(slot: u16, state: u32, by: u64) {
 
 #[inline(always)]
 fn pool_by(by: u64) {
-    if let Some(used) = maps::POOL.get_ptr_mut(0) {
+    if let Some(used) = maps::POOL.at(0) {
         // SAFETY: as `move_by`.
         unsafe { atomic::add(used, by) };
     }

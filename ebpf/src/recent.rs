@@ -13,15 +13,14 @@
 //! SYN, FIN and RST never pass by a note. Notes are each processor's own and programs are not interrupted by programs of the same kind, so a note is
 //! read as it was written; where they can be (PREEMPT_RT), the order of writing keeps half a note from being believed.
 
-use core::ffi::c_void;
-
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_map_lookup_elem};
+use aya_ebpf::helpers::bpf_jiffies64;
 use portcullis_common::glance::{Glance, Tuple};
 use portcullis_common::packet::Parsed;
 
-use crate::ctx::{self, Skb, stage};
-use crate::{atomic, maps};
+use crate::ctx::{Frame, stage};
+use crate::atomic;
+use crate::maps::{self, At as _};
 
 /// Notes of one processor: a power of two.
 pub const NOTES: u32 = 1024;
@@ -53,13 +52,14 @@ const _: () = assert!(size_of::<Note>() <= 64);
 /// Number of the endpoints' last change. Read before anything that a note is to stand for.
 #[inline(always)]
 pub fn epoch() -> u32 {
-    maps::EPOCH.get(0).map_or(0, |epoch| *epoch)
+    // SAFETY: values of an array live as long as the map.
+    maps::EPOCH.at(0).map_or(0, |epoch| unsafe { *epoch })
 }
 
 /// Makes every processor forget its notes.
 #[inline(always)]
 pub fn forget() {
-    if let Some(epoch) = maps::EPOCH.get_ptr_mut(0) {
+    if let Some(epoch) = maps::EPOCH.at(0) {
         // SAFETY: values of an array live as long as the map and are aligned.
         unsafe { atomic::add_short(epoch, 1) };
     }
@@ -67,25 +67,25 @@ pub fn forget() {
 
 /// Whether a packet of an endpoint passes by a note; sets its stage.
 #[inline(always)]
-pub fn passes_from_pod(skb: &Skb) -> bool {
-    recent_from_pod(skb.raw()) != 0
+pub fn passes_from_pod(frame: Frame) -> bool {
+    recent_from_pod(frame.raw()) != 0
 }
 
 /// Whether a packet to an endpoint does.
 #[inline(always)]
-pub fn passes_to_pod(skb: &Skb) -> bool {
-    recent_to_pod(skb.raw()) != 0
+pub fn passes_to_pod(frame: Frame) -> bool {
+    recent_to_pod(frame.raw()) != 0
 }
 
 /// A global function (see `flow`): what it found out on its way to "no" is forgotten.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
-    let skb = &Skb::new(raw, ctx::ETHERNET);
-    let Some(note) = find(skb, SENT) else {
+    let frame = Frame::new(raw);
+    let Some(note) = find(frame, SENT) else {
         return 0;
     };
-    skb.set_stage(note.stage);
+    frame.set_stage(note.stage);
     1
 }
 
@@ -93,52 +93,48 @@ extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn recent_to_pod(raw: *mut __sk_buff) -> u64 {
-    let skb = &Skb::new(raw, ctx::ETHERNET);
-    u64::from(find(skb, 0).is_some_and(|note| note.ingress == ingress(skb)))
+    let frame = Frame::new(raw);
+    u64::from(find(frame, 0).is_some_and(|note| note.ingress == ingress(frame)))
 }
 
 /// Leaves a note of a packet that passed on the long way.
 #[inline(always)]
-pub fn note_from_pod(skb: &Skb, epoch: u32, parsed: &Parsed, stage: u32) {
-    recent_note(skb.raw(), parsed, epoch, SENT, stage);
+pub fn note_from_pod(frame: Frame, epoch: u32, parsed: &Parsed, stage: u32) {
+    recent_note(frame.raw(), parsed, epoch, SENT, stage);
 }
 
 /// The same of a packet to an endpoint.
 #[inline(always)]
-pub fn note_to_pod(skb: &Skb, epoch: u32, parsed: &Parsed) {
-    recent_note(skb.raw(), parsed, epoch, 0, 0);
+pub fn note_to_pod(frame: Frame, epoch: u32, parsed: &Parsed) {
+    recent_note(frame.raw(), parsed, epoch, 0, 0);
 }
 
 /// The interface that received a packet, if that counts: what another endpoint sent and is not settled waits for that endpoint's verdict.
 #[inline(always)]
-fn ingress(skb: &Skb) -> u32 {
-    if skb.stage() == stage::SETTLED {
+fn ingress(frame: Frame) -> u32 {
+    if frame.stage() == stage::SETTLED {
         0
     } else {
-        skb.ingress_ifindex()
+        frame.ingress_ifindex()
     }
 }
 
 #[inline(always)]
-fn find(skb: &Skb, way: u32) -> Option<&'static Note> {
-    if skb.vlan().is_some() {
+fn find(frame: Frame, way: u32) -> Option<&'static Note> {
+    if frame.vlan().is_some() {
         return None;
     }
-    let glance = Glance::at(skb, skb.protocol())?;
-    // One place on the stack for both keys: where programs are loaded without `CAP_PERFMON`, the first write to each costs a barrier against speculation.
-    let mut key = place(&glance, way);
-    let note: &Note = value((&raw const maps::RECENT).cast(), &key)?;
+    let glance = Glance::at(&frame, frame.protocol())?;
+    // SAFETY: values of an array live as long as the map; this processor's is nobody else's.
+    let note = unsafe { &*maps::RECENT.at(place(&glance, way))? };
     let matches = note.kind == glance.kind | way
-        && note.ifindex == skb.ifindex()
+        && note.ifindex == frame.ifindex()
         && now().wrapping_sub(note.written) < WINDOW
-        && glance.agrees(skb, &note.tuple);
+        && glance.agrees(&frame, &note.tuple);
     if !matches {
         return None;
     }
-    // SAFETY: a reference is valid. Volatile, so that it is this place and no other.
-    unsafe { (&raw mut key).write_volatile(0) };
-    let epoch: &u32 = value((&raw const maps::EPOCH).cast(), &key)?;
-    (note.epoch == *epoch).then_some(note)
+    (note.epoch == epoch()).then_some(note)
 }
 
 /// A global function (see `flow`). Returns 0.
@@ -158,17 +154,17 @@ extern "C" fn recent_note(
     let Some((glance, tuple)) = Glance::of(parsed) else {
         return 0;
     };
-    let Some(note) = maps::RECENT.get_ptr_mut(place(&glance, way)) else {
+    let Some(note) = maps::RECENT.at(place(&glance, way)) else {
         return 0;
     };
-    let skb = &Skb::new(raw, ctx::ETHERNET);
+    let frame = Frame::new(raw);
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's. The kind is written first as nothing and last as what it
     // is, so that half a note is of no kind.
     unsafe {
         (&raw mut (*note).kind).write_volatile(0);
         (*note).tuple = tuple;
-        (*note).ifindex = skb.ifindex();
-        (*note).ingress = if way == SENT { 0 } else { ingress(skb) };
+        (*note).ifindex = frame.ifindex();
+        (*note).ingress = if way == SENT { 0 } else { ingress(frame) };
         (*note).stage = stage;
         (*note).written = now();
         (*note).epoch = epoch;
@@ -179,18 +175,8 @@ extern "C" fn recent_note(
 
 /// Key of the note of such a packet. A packet from one endpoint to another passes twice on one processor: each way has a place of its own.
 #[inline(always)]
-fn place(glance: &Glance, way: u32) -> u32 {
-    (glance.hash >> (64 - NOTES.ilog2())) as u32 ^ u32::from(way == SENT)
-}
-
-/// The value of a key in an array.
-#[inline(always)]
-fn value<T>(array: *const c_void, key: &u32) -> Option<&'static T> {
-    // SAFETY: arrays are never freed under a running program, and the caller names the type of the array's values.
-    unsafe {
-        let value = bpf_map_lookup_elem(array.cast_mut(), (&raw const *key).cast());
-        value.cast::<T>().as_ref()
-    }
+fn place(glance: &Glance, way: u32) -> u64 {
+    (glance.hash >> (64 - NOTES.ilog2())) ^ u64::from(way == SENT)
 }
 
 /// Jiffies: one load (Linux 5.6 makes the call one).

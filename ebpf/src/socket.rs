@@ -10,7 +10,8 @@ use portcullis_common::abi::{Config, config_flags, direction};
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::{guard, reason};
 
-use crate::{emit, maps, tables};
+use crate::maps::{self, At as _};
+use crate::{emit, tables};
 
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
@@ -62,7 +63,7 @@ fn is_allowed(config: &Config) -> bool {
             bpf_get_current_ancestor_cgroup_id(config.pods_cgroup_level as i32 + 2),
         ]
     };
-    maps::CGROUPS.get_ptr(&ids[0]).is_some() || maps::CGROUPS.get_ptr(&ids[1]).is_some()
+    maps::CGROUPS.at(ids[0]).is_some() || maps::CGROUPS.at(ids[1]).is_some()
 }
 
 /// setsockopt: refuses what lets frames leave without passing TC egress (`PACKET_QDISC_BYPASS`, AF_XDP).

@@ -10,7 +10,8 @@ use aya_ebpf::helpers::bpf_for_each_map_elem;
 use portcullis_common::abi::{Flow, FlowKey};
 use portcullis_common::conntrack::{self, flags};
 
-use crate::{atomic, flow, maps, quota, tables};
+use crate::maps::{self, At as _};
+use crate::{atomic, flow, quota, tables};
 
 /// Ticks that an entry must be over its time: a packet that found it alive has long finished.
 const MARGIN: u32 = 2;
@@ -18,7 +19,7 @@ const MARGIN: u32 = 2;
 /// Visits every entry (Linux 5.13). Returns 0.
 #[inline(always)]
 pub fn run() -> i32 {
-    let mut now = tables::now();
+    let mut now = u64::from(tables::now());
     // SAFETY: the map and the callback match, and `now` outlives the call.
     unsafe {
         bpf_for_each_map_elem(
@@ -36,14 +37,15 @@ unsafe extern "C" fn visit(
     _map: *mut c_void,
     key: *mut FlowKey,
     entry: *mut Flow,
-    now: *mut u32,
+    now: *mut u64,
 ) -> u64 {
     // SAFETY: the kernel hands valid pointers to the key, the value and the context that `run` gave it.
-    let (key, now) = unsafe { (*key, *now) };
+    let (key, now) = unsafe { (&*key, *now as u32) };
     let (expires, state) = flow::life(entry);
     let owned = maps::SLOT_STATES
-        .get(u32::from(key.slot))
-        .is_some_and(|slot| slot.generation as u8 == key.generation);
+        .at(u64::from(key.slot))
+        // SAFETY: values of an array live as long as the map.
+        .is_some_and(|slot| unsafe { (*slot).generation } as u8 == key.generation);
     if owned && !conntrack::expired(expires, now.wrapping_sub(MARGIN)) {
         return 0;
     }
@@ -57,9 +59,10 @@ unsafe extern "C" fn visit(
     } {
         return 0;
     }
-    if maps::CONNTRACK.remove(&key).is_ok() {
+    let slot = key.slot;
+    if maps::CONNTRACK.remove(key).is_ok() {
         if owned {
-            quota::remove(key.slot, state)
+            quota::remove(slot, state)
         } else {
             quota::release(state)
         }

@@ -10,7 +10,8 @@ use portcullis_common::conntrack;
 use portcullis_common::packet::Parsed;
 use portcullis_common::policy::{Decision, Lookup, WORLD, match_ranges};
 
-use crate::maps;
+use crate::maps::{self, At as _};
+use crate::scratch::Scratch;
 
 /// Nanoseconds since boot, as of the last timer tick (Linux 5.11): a seventh of the cost of the exact clock.
 #[inline(always)]
@@ -28,14 +29,17 @@ pub fn now() -> u32 {
 /// Node-wide settings. Without them nothing can be decided.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
-    maps::CONFIG.get(0)
+    // SAFETY: values of an array live as long as the map.
+    maps::CONFIG.at(0).map(|config| unsafe { &*config })
 }
 
 /// The endpoint behind an interface.
 #[inline(always)]
 pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: the agent replaces values whole, and a replaced one stays readable until this program ends (RCU).
-    unsafe { maps::ENDPOINTS.get(&ifindex) }
+    maps::ENDPOINTS
+        .at(u64::from(ifindex))
+        .map(|endpoint| unsafe { &*endpoint })
 }
 
 /// The first of two fields, or the second, by [`constant_offset`].
@@ -83,48 +87,55 @@ pub fn policies(endpoint: &Endpoint, parsed: &Parsed) -> (u32, u32) {
 
 /// Whether a destination is one that the node translates.
 #[inline(always)]
-pub fn is_service(config: &Config, addr: Addr, port: u16, protocol: u8) -> bool {
+pub fn is_service(
+    scratch: &Scratch,
+    config: &Config,
+    addr: &Addr,
+    port: u16,
+    protocol: u8,
+) -> bool {
     config.flags & config_flags::SERVICES != 0
         && maps::SERVICES
-            .get_ptr(&ServiceKey {
-                addr,
+            .get_ptr(&*scratch.service.put(ServiceKey {
+                addr: *addr,
                 port,
                 protocol,
                 reserved: 0,
-            })
+            }))
             .is_some()
 }
 
 /// Whether an address is this node's own.
 #[inline(always)]
-pub fn is_own_node(addr: &Addr) -> bool {
+pub fn is_own_node(scratch: &Scratch, addr: &Addr) -> bool {
     // SAFETY: as `endpoint`.
-    unsafe { maps::NODES.get(addr) }.is_some_and(|owner| *owner == 1)
+    unsafe { maps::NODES.get(&*scratch.address.put(*addr)) }.is_some_and(|owner| *owner == 1)
 }
 
 /// Whether an address is a node's.
 #[inline(always)]
-pub fn is_node(addr: &Addr) -> bool {
-    maps::NODES.get_ptr(addr).is_some()
+pub fn is_node(scratch: &Scratch, addr: &Addr) -> bool {
+    maps::NODES.get_ptr(&*scratch.address.put(*addr)).is_some()
 }
 
 /// The kernel's tables under the node's settings.
-pub struct Tables<'a>(pub &'a Config);
+pub struct Tables<'a> {
+    pub config: &'a Config,
+    pub scratch: &'a Scratch,
+}
 
 impl Lookup for Tables<'_> {
     #[inline(always)]
     fn identity(&self, addr: &Addr) -> u32 {
-        // A copy, for kernels before 6.2: see `flow::Request::own_key`.
-        let addr = *addr;
         // SAFETY: as `endpoint`.
-        if let Some(identity) = unsafe { maps::PEERS.get(addr) } {
+        if let Some(identity) = unsafe { maps::PEERS.get(&*self.scratch.address.put(*addr)) } {
             return *identity;
         }
-        if self.0.flags & config_flags::CIDRS == 0 {
+        if self.config.flags & config_flags::CIDRS == 0 {
             return WORLD;
         }
         maps::CIDRS
-            .get(&Key::new(128, addr))
+            .get(&*self.scratch.prefix.put(Key::new(128, *addr)))
             .copied()
             .unwrap_or(WORLD)
     }
@@ -132,23 +143,29 @@ impl Lookup for Tables<'_> {
     #[inline(always)]
     fn row(&self, policy: u32, identity: u32) -> Option<Cell> {
         // SAFETY: as `endpoint`.
-        unsafe { maps::POLICY_ROWS.get(&PolicyKey { policy, identity }) }.copied()
+        unsafe { maps::POLICY_ROWS.get(&*self.scratch.row.put(PolicyKey { policy, identity })) }
+            .copied()
     }
 
     #[inline(always)]
     fn default(&self, policy: u32) -> Option<Cell> {
-        maps::POLICY_DEFAULTS.get(policy).copied()
+        // SAFETY: as `config`.
+        maps::POLICY_DEFAULTS
+            .at(u64::from(policy))
+            .map(|cell| unsafe { *cell })
     }
 
     #[inline(always)]
     fn ports(&self, set: u32, protocol: u8, port: u16) -> Decision {
-        let Some(ranges) = maps::PORT_SETS.get(set) else {
+        let Some(ranges) = maps::PORT_SETS.at(u64::from(set)) else {
             return Decision::NOT_READY;
         };
+        // SAFETY: as `config`.
+        let ranges = unsafe { &*ranges };
         if ranges.spilled == 0 || ranges.valid == 0 {
             return match_ranges(ranges, protocol, port);
         }
-        let key = Key::new(
+        let key = self.scratch.port.put(Key::new(
             64,
             L4Key {
                 set,
@@ -156,8 +173,8 @@ impl Lookup for Tables<'_> {
                 reserved: 0,
                 port: port.to_be_bytes(),
             },
-        );
-        match maps::PORT_PREFIXES.get(&key) {
+        ));
+        match maps::PORT_PREFIXES.get(&*key) {
             Some(value) => Decision::of(value.action, value.rule),
             None => Decision::of(ranges.otherwise, ranges.otherwise_rule),
         }

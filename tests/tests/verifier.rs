@@ -4,7 +4,7 @@ use std::fs;
 
 use portcullis_lab::client::{connect_tcp, http};
 use portcullis_tests::scene::kernel::{self, CLASSIFIER, Program};
-use portcullis_tests::scene::{NEVER, NODE_V4, NODE_V6, Pod, SOON, Scene, ip, pod, wait_until};
+use portcullis_tests::scene::{NEVER, NODE_V4, NODE_V6, Pod, SOON, Scene, ip, pod};
 
 /// Every program of the object.
 const PROGRAMS: [&str; 11] = [
@@ -26,7 +26,6 @@ const SOCKET_BUDGET: u32 = 1_000;
 const PACKET_BUDGET: u32 = 60_000;
 
 const CAP_NET_ADMIN: u8 = 12;
-const CAP_PERFMON: u8 = 38;
 const CAP_BPF: u8 = 39;
 
 #[test]
@@ -37,11 +36,7 @@ fn every_program_loads_within_its_budget_and_guards() {
 
 #[test]
 fn every_program_loads_within_its_budget_and_guards_with_the_capabilities_that_it_asks_for() {
-    let mut asked = vec![CAP_NET_ADMIN, CAP_BPF];
-    if release() < (6, 13) {
-        is_told_what_is_missing(&asked);
-        asked.push(CAP_PERFMON);
-    }
+    let asked = vec![CAP_NET_ADMIN, CAP_BPF];
     let held = asked.iter().fold(0_u64, |bits, number| bits | 1 << number);
     let scene = node("few", Some(asked));
     let pid = scene.agent.pid();
@@ -60,19 +55,6 @@ fn every_program_loads_within_its_budget_and_guards_with_the_capabilities_that_i
         assert_eq!(got, Some(expected), "{set} of the agent");
     }
     check(scene, "few capabilities");
-}
-
-/// Kernels with the fault that PC1003 tells of: the agent names the capability, and has attached nothing.
-fn is_told_what_is_missing(capabilities: &[u8]) {
-    let scene = Scene::start("told", &pods(), "", |options| {
-        options.capabilities = Some(capabilities.to_vec());
-    });
-    wait_until("the agent says what is missing", SOON * 3, || {
-        scene.log().contains("error PC1003: CAP_PERFMON is missing")
-    });
-    let pins = kernel::pins(&scene.agent.record().bpffs);
-    assert!(!pins.keys().any(|pin| pin.contains("/links/")), "{pins:?}");
-    scene.down();
 }
 
 fn pods() -> [Pod; 2] {

@@ -31,8 +31,8 @@ const FILTER: NlOptions = NlOptions {
     classid: None,
 };
 
-/// A map that is not pinned: a cache of the loaded programs, whose records are no contract.
-const CACHE: &str = "pc_recent";
+/// Maps that are not pinned: cache and working memory of the loaded programs, whose records are no contract.
+const UNPINNED: [&str; 2] = ["pc_recent", "pc_scratch"];
 
 /// Programs of the pods' cgroup.
 const SOCKET_HOOKS: &[(&str, bpf_attach_type)] = &[
@@ -352,7 +352,7 @@ fn map_names(object: &[u8]) -> Result<Vec<String>> {
     Ok(object
         .maps
         .keys()
-        .filter(|name| name.starts_with("pc_") && name.as_str() != CACHE)
+        .filter(|name| name.starts_with("pc_") && !UNPINNED.contains(&name.as_str()))
         .cloned()
         .collect())
 }

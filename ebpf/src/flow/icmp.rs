@@ -10,8 +10,8 @@ use portcullis_common::reason;
 use super::entry::{is_alive, life};
 use super::open::open;
 use super::{Outcome, Request, established, view};
-use crate::ctx::Skb;
-use crate::{maps, tables};
+use crate::ctx::{Frame, Skb};
+use crate::{maps, scratch, tables};
 
 /// The same for ICMP, whose messages are requests, replies, errors or plumbing.
 #[unsafe(no_mangle)]
@@ -23,8 +23,11 @@ pub extern "C" fn flow_icmp(
     l3: u32,
 ) -> u64 {
     // SAFETY: the verifier checks both pointers against their types; a null one never comes.
-    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_mut() })
-    else {
+    let (Some(parsed), Some(request), Some(scratch)) = (
+        unsafe { parsed.as_ref() },
+        unsafe { request.as_mut() },
+        scratch::get(),
+    ) else {
         return 0;
     };
     let sent = request.view & view::SENT != 0;
@@ -42,7 +45,7 @@ pub extern "C" fn flow_icmp(
     };
     request.key.local_port = local;
     request.key.remote_port = remote;
-    let flow = maps::CONNTRACK.get_ptr_mut(&request.own_key());
+    let flow = maps::CONNTRACK.get_ptr_mut(request.own_key(scratch));
     if let Some(flow) = flow {
         let now = tables::now();
         if is_alive(flow, now) {
@@ -70,13 +73,17 @@ extern "C" fn flow_related(
     l3: u32,
 ) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(parsed), Some(request)) = (unsafe { parsed.as_ref() }, unsafe { request.as_ref() })
-    else {
+    let (Some(parsed), Some(request), Some(scratch)) = (
+        unsafe { parsed.as_ref() },
+        unsafe { request.as_ref() },
+        scratch::get(),
+    ) else {
         return 0;
     };
     let sent = request.view & view::SENT != 0;
-    let mut quoted = Quoted::default();
-    if let Err(reason) = packet::quoted(&Skb::new(skb, l3 as usize & 31), parsed, &mut quoted) {
+    let quoted = scratch.quoted.put(Quoted::default());
+    let skb = &Skb::indirect(Frame::new(skb), l3 as usize & 31, scratch);
+    if let Err(reason) = packet::quoted(skb, parsed, quoted) {
         return Outcome::deny(reason, 0).0;
     }
     let (mut own_port, mut remote_port) = if sent {
@@ -101,14 +108,14 @@ extern "C" fn flow_related(
     if own != endpoint_address {
         return Outcome::deny(reason::ICMP_ERROR, 0).0;
     }
-    let key = FlowKey {
+    let key = scratch.flow_key.put(FlowKey {
         remote: *remote,
         local_port: own_port,
         remote_port,
         protocol: quoted.protocol,
         ..request.key
-    };
-    match maps::CONNTRACK.get_ptr_mut(&key) {
+    });
+    match maps::CONNTRACK.get_ptr_mut(&*key) {
         Some(flow) if is_alive(flow, tables::now()) => Outcome::pass(life(flow).1).0,
         _ => Outcome::deny(reason::ICMP_ERROR, 0).0,
     }

@@ -8,6 +8,7 @@ use portcullis_common::reason;
 use super::entry::{life, word};
 use super::{Outcome, Request, view};
 use crate::tables::{self, Tables};
+use crate::scratch::{self, Scratch};
 use crate::{atomic, maps, quota, recent};
 
 /// Linux error numbers of `bpf_map_update_elem`.
@@ -30,11 +31,13 @@ pub fn open(request: &Request, flow: Option<*mut Flow>) -> Outcome {
 #[inline(never)]
 extern "C" fn flow_open(request: *const Request) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+    let (Some(request), Some(config), Some(scratch)) =
+        (unsafe { request.as_ref() }, tables::config(), scratch::get())
+    else {
         return 0;
     };
-    match admit(config, request) {
-        Ok((state, rule)) => create(config, request, state, rule).0,
+    match admit(scratch, config, request) {
+        Ok((state, rule)) => create(scratch, config, request, state, rule).0,
         Err(denied) => denied.0,
     }
 }
@@ -44,13 +47,15 @@ extern "C" fn flow_open(request: *const Request) -> u64 {
 #[inline(never)]
 extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config)) = (unsafe { request.as_ref() }, tables::config()) else {
+    let (Some(request), Some(config), Some(scratch)) =
+        (unsafe { request.as_ref() }, tables::config(), scratch::get())
+    else {
         return 0;
     };
     if flow.is_null() {
         return 0;
     }
-    match admit(config, request) {
+    match admit(scratch, config, request) {
         Ok((state, rule)) => revive(request, flow, state, rule).0,
         Err(denied) => denied.0,
     }
@@ -58,7 +63,7 @@ extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
 
 /// Policy: the state of the entry to be, and the rule that allows it.
 #[inline(always)]
-fn admit(config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
+fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
     let sent = request.view & view::SENT != 0;
     let mut state = if sent { flags::OUTBOUND } else { 0 };
     if request.view & view::CONFIRMED != 0 && request.key.protocol == TCP {
@@ -70,8 +75,9 @@ fn admit(config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
     let untranslated = request.view & (view::SENT | view::TRANSLATED) == view::SENT;
     if untranslated
         && tables::is_service(
+            scratch,
             config,
-            request.key.remote,
+            &request.key.remote,
             request.key.remote_port,
             request.key.protocol,
         )
@@ -79,7 +85,7 @@ fn admit(config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
         return Ok((state | flags::PENDING, 0));
     }
     let decision = decide(
-        &Tables(config),
+        &Tables { config, scratch },
         request.policy(sent),
         &request.key.remote,
         request.key.protocol,
@@ -129,7 +135,13 @@ fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome 
 
 /// Makes an entry within the endpoint's quota.
 #[inline(always)]
-fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome {
+fn create(
+    scratch: &Scratch,
+    config: &Config,
+    request: &Request,
+    state: u32,
+    rule: u32,
+) -> Outcome {
     let exempt = state & flags::EXEMPT != 0;
     let state = match quota::admit(config, request.key.slot, state) {
         Ok(borrowed) => state | borrowed,
@@ -139,19 +151,19 @@ fn create(config: &Config, request: &Request, state: u32, rule: u32) -> Outcome 
     };
     let now = tables::now();
     let expires = now + conntrack::lifetime(state, request.key.protocol);
-    let flow = Flow {
+    let flow = scratch.flow.put(Flow {
         expires,
         flags: state,
         seen: now,
         revision: request.revision,
         rule,
         reserved: 0,
-    };
-    let key = request.own_key();
-    let mut result = maps::CONNTRACK.insert(&key, &flow, NOEXIST);
+    });
+    let key = request.own_key(scratch);
+    let mut result = maps::CONNTRACK.insert(key, &*flow, NOEXIST);
     // Kernels before 6.15 refuse when this processor interrupted itself in the bucket.
     if result == Err(EBUSY) {
-        result = maps::CONNTRACK.insert(&key, &flow, NOEXIST);
+        result = maps::CONNTRACK.insert(key, &*flow, NOEXIST);
     }
     match result {
         Ok(()) => {

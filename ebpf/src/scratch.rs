@@ -1,0 +1,93 @@
+//! A packet's working memory: records, keys of maps and bytes of the packet, in a map of each processor and not on the stack.
+//!
+//! The stack has 512 bytes for all frames together. To a process without `CAP_PERFMON` the kernel adds a barrier against speculation behind the first
+//! write to each of its words, which would be most of what a new connection costs. And Linux 6.1 (6.8 to 6.12.4 likewise) refuses such a process every
+//! program that writes a number of known range there and then a part of it anew (ab125ed3ec1c, mended by b0e66977dc07). So the stack holds whole
+//! 64-bit words and nothing else: what the compiler spills, and small keys (`maps::At`).
+//!
+//! Programs that read packets run with softirqs held off, so none interrupts another one on its processor, and one set of places is enough.
+
+use core::cell::UnsafeCell;
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use portcullis_common::abi::{Flow, FlowKey, Fragment, FragmentKey, L4Key, PolicyKey, ServiceKey};
+use portcullis_common::addr::Addr;
+use portcullis_common::packet::{Parsed, Quoted};
+
+use crate::emit::Report;
+use crate::flow::Request;
+use crate::maps::{self, At as _};
+
+/// Bytes that are read from a packet at once: as many as the longest header that an answer is made of.
+pub const BYTES: usize = 80;
+/// Length of the longest answer, in whole words.
+pub const FRAME: usize = 112;
+
+/// All places. What stands in one is valid until something else is put there, also by the functions that are called meanwhile.
+#[repr(C)]
+pub struct Scratch {
+    /// The packet. Put by the hooks.
+    pub parsed: Place<Parsed>,
+    /// What its endpoint wants to know. Put by `flow::run`.
+    pub request: Place<Request>,
+    /// A drop. Put by `emit::denied`.
+    pub report: Place<Report>,
+    /// The packet that an ICMP error quotes.
+    pub quoted: Place<Quoted>,
+    /// Key of `pc_conntrack`.
+    pub flow_key: Place<FlowKey>,
+    /// Value of `pc_conntrack`.
+    pub flow: Place<Flow>,
+    /// Key of `pc_peers` and `pc_nodes`.
+    pub address: Place<Addr>,
+    /// Key of `pc_cidrs`.
+    pub prefix: Place<Key<Addr>>,
+    /// Key of `pc_policy`.
+    pub row: Place<PolicyKey>,
+    /// Key of `pc_l4lpm`.
+    pub port: Place<Key<L4Key>>,
+    /// Key of `pc_services`.
+    pub service: Place<ServiceKey>,
+    /// Key of `pc_fragments`.
+    pub fragment_key: Place<FragmentKey>,
+    /// Value of `pc_fragments`.
+    pub fragment: Place<Fragment>,
+    /// What was read last from the packet.
+    pub bytes: Place<[u8; BYTES]>,
+    /// The guard's answer.
+    pub frame: Place<[u8; FRAME]>,
+}
+
+/// A place for one value.
+#[repr(C, align(8))]
+pub struct Place<T>(UnsafeCell<T>);
+
+impl<T> Place<T> {
+    /// Where it is.
+    #[inline(always)]
+    pub const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+
+    /// Puts a value there.
+    #[inline(always)]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "each place has one user at a time, which is named beside it"
+    )]
+    pub fn put(&self, value: T) -> &mut T {
+        let place = self.get();
+        // SAFETY: the place belongs to this processor, and whoever put the last value is done with it.
+        unsafe {
+            place.write(value);
+            &mut *place
+        }
+    }
+}
+
+/// This processor's. There is always one; the verifier wants to see the case that there is not.
+#[inline(always)]
+pub fn get() -> Option<&'static Scratch> {
+    // SAFETY: values of an array live as long as the map; all fields are cells.
+    maps::SCRATCH.at(0).map(|scratch| unsafe { &*scratch })
+}
