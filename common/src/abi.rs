@@ -304,8 +304,8 @@ record! {
         pub flows: [u64; 4],
         /// The generation that owns the slot; entries of others are swept.
         pub generation: u32,
-        /// Always 0.
-        pub reserved: u32,
+        /// Connections opened so far that are not TCP, with wrap-around: what is remembered of a denied datagram is void when it moves.
+        pub opened: u32,
         /// Tick of `events`.
         pub event_tick: u32,
         /// Deny events sent in that tick.

@@ -1,8 +1,9 @@
 //! A first look at a packet: is it an ordinary one, in the middle of a conversation, and which?
 //!
-//! Ordinary is TCP without SYN, FIN and RST, or UDP, in a whole packet without IPv4 options or IPv6 extension headers, whose lengths agree. Of such a
-//! packet all that [`crate::packet::parse`] would find out is its addresses, ports and protocol; so two that agree in these are judged alike. Whatever
-//! is not ordinary, malformed packets first, gets no glance and is parsed. Invariant: what has a glance is parsed without error, into the same tuple.
+//! Ordinary is TCP without FIN and RST, or UDP, in a whole packet without IPv4 options or IPv6 extension headers, whose lengths agree. Of such a packet
+//! all that [`crate::packet::parse`] would find out is its addresses, ports and protocol, and whether it opens a connection; so two that agree in these
+//! are judged alike. Whatever is not ordinary, malformed packets first, gets no glance and is parsed. Invariant: what has a glance is parsed without
+//! error, into the same tuple.
 
 use crate::addr;
 use crate::conntrack::{TCP, UDP, tcp};
@@ -11,13 +12,15 @@ use crate::packet::{self, ETH_IPV4, ETH_IPV6, Header, Parsed, fragment};
 /// Marks a kind that was written: a zeroed record matches nothing.
 const WRITTEN: u32 = 1 << 31;
 const IPV6: u32 = 1 << 8;
+/// A SYN alone.
+const OPENS: u32 = 1 << 9;
 /// TCP flags that change a connection.
-const NOT_ORDINARY: u32 = ((tcp::SYN | tcp::FIN | tcp::RST) as u32) << 16;
+const CHANGES: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
 /// What is known of an ordinary packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glance {
-    /// Family and protocol; never 0.
+    /// Family, protocol, and whether it opens a connection of TCP; never 0.
     pub kind: u32,
     /// A number that depends on addresses and ports; the upper bits are the best.
     pub hash: u64,
@@ -59,10 +62,10 @@ impl Glance {
         }
         let protocol = u32::from_be(third) >> 16 & 0xff;
         // Wraps below zero to what is beyond every length.
-        is_ordinary::<P, 20>(packet, protocol, total.wrapping_sub(20))?;
+        let opens = ordinary::<P, 20>(packet, protocol, total.wrapping_sub(20))?;
         let [src, dst, ports] = packet.fixed::<12, 3>()?;
         Some(Self {
-            kind: WRITTEN | protocol,
+            kind: WRITTEN | protocol | opens,
             hash: hash(mapped(src), mapped(dst), ports),
         })
     }
@@ -76,10 +79,10 @@ impl Glance {
             return None;
         }
         let protocol = second >> 8 & 0xff;
-        is_ordinary::<P, 40>(packet, protocol, left)?;
+        let opens = ordinary::<P, 40>(packet, protocol, left)?;
         let [a, b, c, d, e, f, g, h, ports] = packet.fixed::<8, 9>()?;
         Some(Self {
-            kind: WRITTEN | IPV6 | protocol,
+            kind: WRITTEN | IPV6 | protocol | opens,
             hash: hash([a, b, c, d], [e, f, g, h], ports),
         })
     }
@@ -91,10 +94,12 @@ impl Glance {
         let v6 = parsed.family == addr::V6 as u8;
         let plain =
             parsed.fragment == fragment::WHOLE && parsed.transport == if v6 { 40 } else { 20 };
-        let quiet = u32::from(parsed.tcp_flags) << 16 & NOT_ORDINARY == 0;
-        let known = parsed.protocol == TCP
-            || (parsed.protocol == UDP && !packet::is_overlay_port(parsed.dport));
-        if !plain || !quiet || !known {
+        let opens = match parsed.protocol {
+            TCP => opens(parsed.tcp_flags)?,
+            UDP if !packet::is_overlay_port(parsed.dport) => 0,
+            _ => return None,
+        };
+        if !plain {
             return None;
         }
         let [a, b] = parsed.sport.to_be_bytes();
@@ -104,9 +109,16 @@ impl Glance {
             dst: addr::words(&parsed.dst),
             ports: u32::from_ne_bytes([a, b, c, d]),
         };
-        let kind = WRITTEN | u32::from(parsed.protocol) | if v6 { IPV6 } else { 0 };
+        let kind = WRITTEN | u32::from(parsed.protocol) | opens | if v6 { IPV6 } else { 0 };
         let hash = hash(tuple.src, tuple.dst, tuple.ports);
         Some((Self { kind, hash }, tuple))
+    }
+
+    /// Whether it is a SYN alone.
+    #[must_use]
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.kind & OPENS != 0
     }
 
     /// Whether the packet that this glance was taken at has these addresses and ports. `tuple` is of the same kind.
@@ -127,9 +139,9 @@ impl Glance {
     }
 }
 
-/// `AT` = where the transport header begins, `left` = bytes from there on.
+/// [`OPENS`] of an ordinary packet, or 0. `AT` = where the transport header begins, `left` = bytes from there on.
 #[inline(always)]
-fn is_ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32) -> Option<()> {
+fn ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32) -> Option<u32> {
     if protocol == u32::from(TCP) {
         let flags = match AT {
             20 => packet.fixed::<32, 1>(),
@@ -138,7 +150,7 @@ fn is_ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32)
         let flags = u32::from_be(flags?[0]);
         let header = (flags >> 28) * 4;
         let fits = header >= 20 && header <= left && left <= 0xffff;
-        return (fits && flags & NOT_ORDINARY == 0).then_some(());
+        return if fits { opens((flags >> 16) as u8) } else { None };
     }
     let words = match AT {
         20 => packet.fixed::<20, 2>(),
@@ -147,7 +159,19 @@ fn is_ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32)
     let [ports, length] = words?.map(u32::from_be);
     let length = length >> 16;
     let fits = length >= 8 && length <= left && left <= 0xffff;
-    (protocol == u32::from(UDP) && fits && !packet::is_overlay_port(ports as u16)).then_some(())
+    (protocol == u32::from(UDP) && fits && !packet::is_overlay_port(ports as u16)).then_some(0)
+}
+
+/// [`OPENS`] or 0 by the flags of a segment; `None` where they end a connection or contradict each other.
+#[inline(always)]
+const fn opens(flags: u8) -> Option<u32> {
+    if flags & CHANGES == 0 {
+        Some(0)
+    } else if tcp::opens(flags) {
+        Some(OPENS)
+    } else {
+        None
+    }
 }
 
 #[inline(always)]
@@ -223,8 +247,18 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_opens_or_ends_and_an_overlays_datagram_have_none() {
-        for flag in [tcp::SYN, tcp::FIN, tcp::RST, tcp::SYN | tcp::ACK] {
+    fn a_syn_is_of_another_kind_than_what_follows_it() {
+        let mut bytes = ordinary(0);
+        let later = Glance::at(&bytes.as_slice(), ETH_IPV4).expect("an ordinary packet");
+        bytes[33] = tcp::SYN;
+        let syn = Glance::at(&bytes.as_slice(), ETH_IPV4).expect("an ordinary packet");
+        assert!(syn.opens() && !later.opens());
+        assert_eq!(syn.hash, later.hash);
+    }
+
+    #[test]
+    fn a_segment_that_answers_or_ends_and_an_overlays_datagram_have_none() {
+        for flag in [tcp::FIN, tcp::RST, tcp::SYN | tcp::ACK, tcp::SYN | tcp::FIN] {
             let mut bytes = ordinary(0);
             bytes[33] = flag;
             assert_eq!(Glance::at(&bytes.as_slice(), ETH_IPV4), None, "{flag:#x}");

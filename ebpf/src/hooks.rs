@@ -10,6 +10,7 @@ use portcullis_common::{addr, reason};
 
 use crate::ctx::{self, Frame, Skb, stage};
 use crate::flow::{self, Outcome, view};
+use crate::recent::verdict;
 use crate::{answer, emit, fragments, guard, neighbour, recent, scratch, tables};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
@@ -23,8 +24,10 @@ const REFUSE: i32 = 0;
 /// What a pod sends.
 #[inline(always)]
 pub fn from_pod(frame: Frame) -> i32 {
-    if recent::passes_from_pod(frame) {
-        return NEXT;
+    match recent::from_pod(frame) {
+        verdict::PASS => return NEXT,
+        verdict::DENY => return DROP,
+        _ => {}
     }
     let Some(scratch) = scratch::get() else {
         return DROP;
@@ -44,11 +47,16 @@ pub fn from_pod(frame: Frame) -> i32 {
         );
         return DROP;
     };
+    let opened = recent::opened(endpoint.slot);
     let outcome = judge_sent(skb, endpoint, parsed);
     if !outcome.passes() {
         let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
-        if outcome.reason() == reason::METADATA_GUARD && within_rate {
+        if within_rate && outcome.reason() == reason::METADATA_GUARD {
             return answer::blocked(skb, parsed);
+        }
+        if !within_rate && outcome.is_steady() {
+            let of = (endpoint.slot, direction::EGRESS, outcome.reason());
+            recent::note_denied(frame, epoch, parsed, of, opened);
         }
         return DROP;
     }
@@ -84,10 +92,10 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
     }
     let own = tables::of_family(&endpoint.v4, &endpoint.v6, parsed);
     if parsed.src != *own {
-        return Outcome::deny(reason::SPOOFED_SOURCE, 0);
+        return Outcome::deny(reason::SPOOFED_SOURCE, 0).steady(true);
     }
     if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
-        return Outcome::deny(reason::METADATA_GUARD, 0);
+        return Outcome::deny(reason::METADATA_GUARD, 0).steady(true);
     }
     if is_loopback(parsed) {
         return Outcome::deny(reason::LOOPBACK, 0);
@@ -114,8 +122,10 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
 /// What reaches a pod.
 #[inline(always)]
 pub fn to_pod(frame: Frame) -> i32 {
-    if recent::passes_to_pod(frame) {
-        return NEXT;
+    match recent::to_pod(frame) {
+        verdict::PASS => return NEXT,
+        verdict::DENY => return DROP,
+        _ => {}
     }
     let Some(scratch) = scratch::get() else {
         return DROP;
@@ -179,6 +189,7 @@ pub fn to_pod(frame: Frame) -> i32 {
         steady = outcome.is_steady();
     }
     let exempt = from_node || ingress == ifindex;
+    let opened = recent::opened(endpoint.slot);
     let outcome = judge_received(
         skb,
         endpoint,
@@ -190,7 +201,12 @@ pub fn to_pod(frame: Frame) -> i32 {
         },
     );
     if !outcome.passes() {
-        emit::denied(skb, place, Some(endpoint), parsed, outcome);
+        let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
+        // What no interface received may come from the node, which a note does not say.
+        if !within_rate && ingress != 0 && outcome.is_steady() {
+            let of = (endpoint.slot, direction::INGRESS, outcome.reason());
+            recent::note_denied(frame, epoch, parsed, of, opened);
+        }
         return DROP;
     }
     if steady && outcome.is_steady() {

@@ -1,13 +1,15 @@
-//! Packets of connections that passed here a moment ago: no endpoint, no connection, no policy is looked up for them.
+//! Packets like one that was judged here a moment ago: no endpoint, no connection, no policy is looked up for them.
 //!
 //! ```text
-//! glance (an ordinary packet?) -> note of this processor: same way, interfaces and tuple, same epoch, young? -> pass
-//!                                  \-> no: the long way, which leaves a note if the next packet of its kind would pass and change nothing
+//! glance (an ordinary packet?) -> note of this processor: same way, interfaces and tuple, same epoch, young? -> pass or drop
+//!                                  \-> no: the long way, which leaves a note if the next packet of its kind would meet the same verdict
 //! ```
-//! A note says that the long way let such a packet pass and that another one would not change the connection's state. It is believed
-//! 1. until an endpoint changes: the agent raises the epoch behind each write to `pc_endpoints`, and whatever changes a verdict changes an endpoint;
+//! A note says that the long way let such a packet pass and that another one would not change the connection's state; or that it denied it for what the
+//! agent wrote, over the endpoint's rate of events. It is believed
+//! 1. until the tables change: the agent raises the epoch behind each write to `pc_endpoints`, and behind each set of changes;
 //! 2. until a SYN takes over the entry of a connection that was: [`forget`];
-//! 3. for [`WINDOW`], so that connections are seen often enough to stay alive, and so that an agent that dies between a write and the epoch leaves an old
+//! 3. a denial, until the endpoint has another connection to which the next datagram might belong ([`opened`]);
+//! 4. for [`WINDOW`], so that connections are seen often enough to stay alive, and so that an agent that dies between a write and the epoch leaves an old
 //!    verdict standing for no longer than that.
 //!
 //! SYN, FIN and RST never pass by a note. Notes are each processor's own and programs are not interrupted by programs of the same kind, so a note is
@@ -15,11 +17,12 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_jiffies64;
+use portcullis_common::abi::{direction, drop_index};
 use portcullis_common::glance::{Glance, Tuple};
 use portcullis_common::packet::Parsed;
 
-use crate::ctx::{Frame, stage};
 use crate::atomic;
+use crate::ctx::{Frame, stage};
 use crate::maps::{self, At as _};
 
 /// Notes of one processor: a power of two.
@@ -28,26 +31,40 @@ pub const NOTES: u32 = 1024;
 const WINDOW: u32 = 64;
 /// [`Note::kind`] of what an endpoint sends.
 const SENT: u32 = 1 << 16;
+/// [`Note::kind`] of what was denied.
+const DENIED: u32 = 1 << 17;
+
+/// What notes say of a packet.
+pub mod verdict {
+    /// Nothing.
+    pub const UNKNOWN: u64 = 0;
+    /// It passes.
+    pub const PASS: u64 = 1;
+    /// It drops, and is counted.
+    pub const DENY: u64 = 2;
+}
 
 /// One note; 64 bytes, a cache line.
 #[repr(C)]
 pub struct Note {
     tuple: Tuple,
-    /// [`Glance::kind`], and [`SENT`].
+    /// [`Glance::kind`], [`SENT`] and [`DENIED`].
     kind: u32,
     /// Interface of the hook.
     ifindex: u32,
     /// Interface that received the packet, where that counts.
     ingress: u32,
-    /// What `from_pod` tells the next decision point.
-    stage: u32,
+    /// What passes: what `from_pod` tells the next decision point. What is denied: `abi::drop_index`.
+    verdict: u32,
     /// When it was written, in jiffies.
     written: u32,
     /// [`epoch`] when the long way began.
     epoch: u32,
+    /// What is denied: [`opened`] when the long way began.
+    opened: u32,
 }
 
-const _: () = assert!(size_of::<Note>() <= 64);
+const _: () = assert!(size_of::<Note>() == 64);
 
 /// Number of the endpoints' last change. Read before anything that a note is to stand for.
 #[inline(always)]
@@ -65,28 +82,49 @@ pub fn forget() {
     }
 }
 
-/// Whether a packet of an endpoint passes by a note; sets its stage.
+/// How many connections an endpoint's slot has opened that are not TCP. Read before anything that a denial's note is to stand for.
 #[inline(always)]
-pub fn passes_from_pod(frame: Frame) -> bool {
-    recent_from_pod(frame.raw()) != 0
+pub fn opened(slot: u16) -> u32 {
+    // SAFETY: as `epoch`.
+    maps::SLOT_STATES
+        .at(u64::from(slot))
+        .map_or(0, |slot| unsafe { (*slot).opened })
 }
 
-/// Whether a packet to an endpoint does.
+/// Counts one.
 #[inline(always)]
-pub fn passes_to_pod(frame: Frame) -> bool {
-    recent_to_pod(frame.raw()) != 0
+pub fn opens(slot: u16) {
+    if let Some(slot) = maps::SLOT_STATES.at(u64::from(slot)) {
+        // SAFETY: as `forget`.
+        unsafe { atomic::add_short(&raw mut (*slot).opened, 1) };
+    }
 }
 
-/// A global function (see `flow`): what it found out on its way to "no" is forgotten.
+/// The [`verdict`] on what an endpoint sends; sets the stage of what passes.
+#[inline(always)]
+pub fn from_pod(frame: Frame) -> u64 {
+    recent_from_pod(frame.raw())
+}
+
+/// The [`verdict`] on what reaches an endpoint.
+#[inline(always)]
+pub fn to_pod(frame: Frame) -> u64 {
+    recent_to_pod(frame.raw())
+}
+
+/// A global function (see `flow`): what it found out on its way to "unknown" is forgotten.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
     let frame = Frame::new(raw);
     let Some(note) = find(frame, SENT) else {
-        return 0;
+        return verdict::UNKNOWN;
     };
-    frame.set_stage(note.stage);
-    1
+    if note.kind & DENIED != 0 {
+        return deny(note);
+    }
+    frame.set_stage(note.verdict);
+    verdict::PASS
 }
 
 /// The same for packets to an endpoint.
@@ -94,7 +132,33 @@ extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
 #[inline(never)]
 extern "C" fn recent_to_pod(raw: *mut __sk_buff) -> u64 {
     let frame = Frame::new(raw);
-    u64::from(find(frame, 0).is_some_and(|note| note.ingress == ingress(frame)))
+    match find(frame, 0) {
+        Some(note) if note.kind & DENIED != 0 && note.ingress == frame.ingress_ifindex() => {
+            deny(note)
+        }
+        Some(note) if note.kind & DENIED == 0 && note.ingress == ingress(frame) => verdict::PASS,
+        _ => verdict::UNKNOWN,
+    }
+}
+
+/// Counts a drop as the long way does over the rate of events, if nothing was opened since.
+#[inline(always)]
+fn deny(note: &Note) -> u64 {
+    let (Some(slot), Some(drops)) = (
+        maps::SLOT_STATES.at(u64::from(note.verdict >> 7)),
+        maps::DROPS.at(u64::from(note.verdict)),
+    ) else {
+        return verdict::UNKNOWN;
+    };
+    // SAFETY: values of an array live as long as the map, and the counters are 8-byte aligned.
+    unsafe {
+        if (*slot).opened != note.opened {
+            return verdict::UNKNOWN;
+        }
+        atomic::add(drops, 1);
+        atomic::add(&raw mut (*slot).lost, 1);
+    }
+    verdict::DENY
 }
 
 /// Leaves a note of a packet that passed on the long way.
@@ -107,6 +171,14 @@ pub fn note_from_pod(frame: Frame, epoch: u32, parsed: &Parsed, stage: u32) {
 #[inline(always)]
 pub fn note_to_pod(frame: Frame, epoch: u32, parsed: &Parsed) {
     recent_note(frame.raw(), parsed, epoch, 0, 0);
+}
+
+/// Leaves a note of a packet that was denied on the long way; `of` is its endpoint's slot, the direction and the reason.
+#[inline(always)]
+pub fn note_denied(frame: Frame, epoch: u32, parsed: &Parsed, of: (u16, u8, u8), opened: u32) {
+    let (slot, direction, reason) = of;
+    let index = drop_index(slot, direction, reason);
+    recent_denied(frame.raw(), parsed, epoch, index, opened);
 }
 
 /// The interface that received a packet, if that counts: what another endpoint sent and is not settled waits for that endpoint's verdict.
@@ -127,7 +199,7 @@ fn find(frame: Frame, way: u32) -> Option<&'static Note> {
     let glance = Glance::at(&frame, frame.protocol())?;
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's.
     let note = unsafe { &*maps::RECENT.at(place(&glance, way))? };
-    let matches = note.kind == glance.kind | way
+    let matches = note.kind & !DENIED == glance.kind | way
         && note.ifindex == frame.ifindex()
         && now().wrapping_sub(note.written) < WINDOW
         && glance.agrees(&frame, &note.tuple);
@@ -147,6 +219,38 @@ extern "C" fn recent_note(
     way: u32,
     stage: u32,
 ) -> u64 {
+    let frame = Frame::new(raw);
+    let ingress = if way == SENT { 0 } else { ingress(frame) };
+    write(frame, parsed, way, |note| {
+        note.ingress = ingress;
+        note.verdict = stage;
+        note.epoch = epoch;
+    })
+}
+
+/// The same of what was denied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn recent_denied(
+    raw: *mut __sk_buff,
+    parsed: *const Parsed,
+    epoch: u32,
+    index: u32,
+    opened: u32,
+) -> u64 {
+    let frame = Frame::new(raw);
+    let sent = index >> 6 & 1 == u32::from(direction::EGRESS);
+    write(frame, parsed, if sent { SENT | DENIED } else { DENIED }, |note| {
+        note.ingress = frame.ingress_ifindex();
+        note.verdict = index;
+        note.epoch = epoch;
+        note.opened = opened;
+    })
+}
+
+/// Writes a note, if such packets have any. `kind` goes with [`Glance::kind`].
+#[inline(always)]
+fn write(frame: Frame, parsed: *const Parsed, kind: u32, fill: impl FnOnce(&mut Note)) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else {
         return 0;
@@ -154,29 +258,29 @@ extern "C" fn recent_note(
     let Some((glance, tuple)) = Glance::of(parsed) else {
         return 0;
     };
-    let Some(note) = maps::RECENT.at(place(&glance, way)) else {
+    if glance.opens() && kind & DENIED == 0 {
+        return 0;
+    }
+    let Some(note) = maps::RECENT.at(place(&glance, kind)) else {
         return 0;
     };
-    let frame = Frame::new(raw);
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's. The kind is written first as nothing and last as what it
     // is, so that half a note is of no kind.
     unsafe {
         (&raw mut (*note).kind).write_volatile(0);
         (*note).tuple = tuple;
         (*note).ifindex = frame.ifindex();
-        (*note).ingress = if way == SENT { 0 } else { ingress(frame) };
-        (*note).stage = stage;
         (*note).written = now();
-        (*note).epoch = epoch;
-        (&raw mut (*note).kind).write_volatile(glance.kind | way);
+        fill(&mut *note);
+        (&raw mut (*note).kind).write_volatile(glance.kind | kind);
     }
     0
 }
 
 /// Key of the note of such a packet. A packet from one endpoint to another passes twice on one processor: each way has a place of its own.
 #[inline(always)]
-fn place(glance: &Glance, way: u32) -> u64 {
-    (glance.hash >> (64 - NOTES.ilog2())) ^ u64::from(way == SENT)
+fn place(glance: &Glance, kind: u32) -> u64 {
+    (glance.hash >> (64 - NOTES.ilog2())) ^ u64::from(kind & SENT != 0)
 }
 
 /// Jiffies: one load (Linux 5.6 makes the call one).

@@ -246,8 +246,8 @@ impl Tables {
         }
     }
 
-    /// Makes programs forget what they concluded from an endpoint that was. Behind the write: what they conclude meanwhile is forgotten too.
-    fn raise_epoch(&mut self) -> Result<(), MapError> {
+    /// Makes programs forget what they concluded from tables that were. Behind the write: what they conclude meanwhile is forgotten too.
+    pub fn raise_epoch(&mut self) -> Result<(), MapError> {
         // The time and not one more: programs add to it meanwhile, far less often than once in a microsecond.
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
             now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000

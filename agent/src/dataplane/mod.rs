@@ -102,6 +102,9 @@ impl Dataplane {
                 return Err(error);
             }
         }
+        if !actions.is_empty() {
+            self.tables.raise_epoch()?;
+        }
         Ok(Applied {
             writes: actions
                 .iter()

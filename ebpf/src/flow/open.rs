@@ -94,7 +94,7 @@ fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, 
     if decision.allow {
         Ok((state, decision.rule))
     } else {
-        Err(Outcome::deny(decision.reason, decision.rule))
+        Err(Outcome::deny(decision.reason, decision.rule).steady(true))
     }
 }
 
@@ -120,6 +120,9 @@ fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome 
         return Outcome::deny(reason::TABLE_BUSY, 0);
     }
     quota::change(request.key.slot, old, next);
+    if request.key.protocol != TCP {
+        recent::opens(request.key.slot);
+    }
     // Notes of the connection that was would keep the new one half-open.
     if request.key.protocol == TCP && old & !next & flags::CONFIRMED != 0 {
         recent::forget();
@@ -168,6 +171,9 @@ fn create(
     match result {
         Ok(()) => {
             quota::add(request.key.slot, state);
+            if request.key.protocol != TCP {
+                recent::opens(request.key.slot);
+            }
             Outcome::pass(state)
         }
         // Another processor was first with a packet of the same connection.

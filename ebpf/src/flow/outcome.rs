@@ -19,13 +19,14 @@ impl Outcome {
         Self(reason as u64 | (rule as u64) << 32)
     }
 
-    /// The same, with a word on the next packet of this kind: it passes too, and changes nothing.
+    /// The same, with a word on the next packet of this kind: it passes too, and changes nothing; or it is denied too, unless a connection is opened
+    /// meanwhile to which it belongs.
     #[inline(always)]
     pub const fn steady(self, steady: bool) -> Self {
         Self(self.0 | (steady as u64) << 9)
     }
 
-    /// Whether the next packet of this kind passes too, and changes nothing.
+    /// Whether the next packet of this kind meets the same verdict, and changes nothing.
     #[inline(always)]
     pub const fn is_steady(self) -> bool {
         self.0 >> 9 & 1 == 1
