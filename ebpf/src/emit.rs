@@ -9,6 +9,7 @@ use crate::atomic;
 use crate::ctx::Skb;
 use crate::flow::Outcome;
 use crate::maps::{self, At as _};
+use crate::scratch;
 use crate::tables::{self, now_ns};
 
 /// Where a drop happened, and to whom.
@@ -67,14 +68,18 @@ extern "C" fn emit_denied(
     l3: u32,
 ) -> u64 {
     // SAFETY: the verifier checks both pointers against their types; a null one never comes.
-    let (Some(report), Some(parsed)) = (unsafe { report.as_ref() }, unsafe { parsed.as_ref() })
-    else {
+    let (Some(report), Some(parsed), Some(scratch)) = (
+        unsafe { report.as_ref() },
+        unsafe { parsed.as_ref() },
+        scratch::get(),
+    ) else {
         return 0;
     };
     let outcome = Outcome(report.outcome);
-    count(report.slot, report.direction, outcome.reason());
+    let index = drop_index(report.slot, report.direction, outcome.reason());
+    add_one(maps::DROPS.by(&scratch.key, u64::from(index)));
     let (Some(state), Some(config)) = (
-        maps::SLOT_STATES.at(u64::from(report.slot)),
+        maps::SLOT_STATES.by(&scratch.key, u64::from(report.slot)),
         tables::config(),
     ) else {
         return 0;
@@ -119,10 +124,15 @@ extern "C" fn emit_denied(
     0
 }
 
-/// Counts a drop of which there is no packet to report.
+/// Counts a drop of which there is no packet to report, at a socket.
 #[inline(always)]
 pub fn count(slot: u16, direction: u8, reason: u8) {
-    if let Some(counter) = maps::DROPS.at(u64::from(drop_index(slot, direction, reason))) {
+    add_one(maps::DROPS.at(u64::from(drop_index(slot, direction, reason))));
+}
+
+#[inline(always)]
+fn add_one(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
         // SAFETY: array values live as long as the map and are 8-byte aligned.
         unsafe { atomic::add(counter, 1) };
     }

@@ -37,7 +37,7 @@ pub fn from_pod(frame: Frame) -> i32 {
     let ifindex = skb.ifindex();
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let parsed = scratch.parsed.put(Parsed::default());
-    let Some(endpoint) = tables::endpoint(ifindex) else {
+    let Some(endpoint) = tables::endpoint(scratch, ifindex) else {
         emit::denied(
             skb,
             place,
@@ -47,7 +47,7 @@ pub fn from_pod(frame: Frame) -> i32 {
         );
         return DROP;
     };
-    let opened = recent::opened(endpoint.slot);
+    let opened = recent::opened(scratch, endpoint.slot);
     let outcome = judge_sent(skb, endpoint, parsed);
     if !outcome.passes() {
         let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
@@ -138,7 +138,7 @@ pub fn to_pod(frame: Frame) -> i32 {
     // The node's own stack: no interface received the packet and a socket sent it. Never concluded from a source address.
     let from_node = ingress == 0 && skb.has_socket();
     let parsed = scratch.parsed.put(Parsed::default());
-    let Some(endpoint) = tables::endpoint(ifindex) else {
+    let Some(endpoint) = tables::endpoint(scratch, ifindex) else {
         if from_node {
             return NEXT;
         }
@@ -180,7 +180,7 @@ pub fn to_pod(frame: Frame) -> i32 {
             emit::denied(
                 skb,
                 (hook::TO_POD, direction::EGRESS, ingress),
-                tables::endpoint(ingress),
+                tables::endpoint(scratch, ingress),
                 parsed,
                 outcome,
             );
@@ -189,7 +189,7 @@ pub fn to_pod(frame: Frame) -> i32 {
         steady = outcome.is_steady();
     }
     let exempt = from_node || ingress == ifindex;
-    let opened = recent::opened(endpoint.slot);
+    let opened = recent::opened(scratch, endpoint.slot);
     let outcome = judge_received(
         skb,
         endpoint,
@@ -248,7 +248,7 @@ pub fn uplink(frame: Frame, l3: usize) -> i32 {
     let readable = destination(skb, ethertype, parsed).is_some();
     // Whose it is is asked once: behind a second question the verifier of Linux 6.1 sees a pointer that is none, where a processor may mispredict.
     if ingress != 0
-        && let Some(endpoint) = tables::endpoint(ingress)
+        && let Some(endpoint) = tables::endpoint(scratch, ingress)
     {
         let outcome = judge_forwarded(skb, ethertype, endpoint, parsed, readable);
         if outcome.passes() {
@@ -335,7 +335,7 @@ extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32
     };
     let skb = &Skb::indirect(Frame::new(raw), l3 as usize & 31, scratch);
     // Not an endpoint's, or of one that nobody isolates: nothing waits, until endpoints change.
-    let Some(endpoint) = tables::endpoint(skb.ingress_ifindex()) else {
+    let Some(endpoint) = tables::endpoint(scratch, skb.ingress_ifindex()) else {
         return Outcome::pass(0).steady(true).0;
     };
     if tables::policies(endpoint, parsed).0 == policy::id::NONE {
@@ -371,7 +371,10 @@ pub fn to_host(frame: Frame) -> i32 {
     if ingress == 0 || frame.stage() == stage::SETTLED {
         return LET;
     }
-    let (Some(endpoint), Some(scratch)) = (tables::endpoint(ingress), scratch::get()) else {
+    let Some(scratch) = scratch::get() else {
+        return LET;
+    };
+    let Some(endpoint) = tables::endpoint(scratch, ingress) else {
         return LET;
     };
     let skb = &Skb::indirect(frame, ctx::BARE, scratch);

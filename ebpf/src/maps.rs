@@ -16,7 +16,7 @@ use portcullis_common::abi::{
 use portcullis_common::addr::Addr;
 
 use crate::recent::{NOTES, Note};
-use crate::scratch::Scratch;
+use crate::scratch::{Place, Scratch};
 
 /// `BPF_F_NO_PREALLOC`: memory follows use. For tables that only the agent writes.
 const ON_DEMAND: usize = 1;
@@ -117,24 +117,44 @@ pub static EVENTS: RingBuf<(), 524_288> = RingBuf::new();
 
 const _: () = assert!(size_of::<Event>() % 8 == 0);
 
-/// Look-ups by keys of four or eight bytes.
+/// The key of an array's first value.
+static FIRST: u64 = 0;
+
+/// Look-ups by keys of four or eight bytes. Where a process has no `CAP_PERFMON`, each write to the stack costs a barrier (see `scratch`), so keys stand
+/// elsewhere if they can. They are whole words, of which a map reads the first four bytes or all: the target is little-endian.
 pub trait At: Sized {
     /// What the map holds.
     type Value;
 
-    /// The value of a key. The key stands on the stack as one whole word (see `scratch`), of which the map reads the first four bytes or all: the target
-    /// is little-endian.
+    /// The value of a key, which stands on the stack: for programs that may be interrupted.
     #[inline(always)]
     fn at(&self, key: u64) -> Option<*mut Self::Value> {
-        // SAFETY: the address of the static stands for the map, and the key is as long as the map's keys or longer.
-        let value = unsafe {
-            bpf_map_lookup_elem(
-                (&raw const *self).cast_mut().cast::<c_void>(),
-                (&raw const key).cast(),
-            )
-        };
-        (!value.is_null()).then_some(value.cast())
+        lookup(self, &key)
     }
+
+    /// The value of a key, which stands in a place of this processor's.
+    #[inline(always)]
+    fn by(&self, place: &Place<u64>, key: u64) -> Option<*mut Self::Value> {
+        lookup(self, place.put(key))
+    }
+
+    /// The first value of an array.
+    #[inline(always)]
+    fn first(&self) -> Option<*mut Self::Value> {
+        lookup(self, &FIRST)
+    }
+}
+
+#[inline(always)]
+fn lookup<M: At>(map: &M, key: &u64) -> Option<*mut M::Value> {
+    // SAFETY: the address of the static stands for the map, and the key is as long as the map's keys or longer.
+    let value = unsafe {
+        bpf_map_lookup_elem(
+            (&raw const *map).cast_mut().cast::<c_void>(),
+            (&raw const *key).cast(),
+        )
+    };
+    (!value.is_null()).then_some(value.cast())
 }
 
 impl<V, const N: usize, const FLAGS: usize> At for Array<V, N, FLAGS> {

@@ -12,12 +12,13 @@ use portcullis_common::conntrack::{flags, kind};
 use portcullis_common::reason;
 
 use crate::maps::{self, At as _};
+use crate::scratch::Scratch;
 use crate::{atomic, tables};
 
 /// Asks for room for a connection in state `state`: the flag to remember with it, or why not.
 #[inline(always)]
-pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
-    let Some(counts) = maps::SLOT_STATES.at(u64::from(slot)) else {
+pub fn admit(scratch: &Scratch, config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
+    let Some(counts) = maps::SLOT_STATES.by(&scratch.key, u64::from(slot)) else {
         return Err(reason::QUOTA);
     };
     // SAFETY: values of an array live as long as the map.
@@ -41,7 +42,7 @@ pub fn admit(config: &Config, slot: u16, state: u32) -> Result<u32, u8> {
     if whole + half < u64::from(config.guaranteed) {
         return Ok(0);
     }
-    match maps::POOL.at(0) {
+    match maps::POOL.first() {
         // SAFETY: as above.
         Some(used) if unsafe { *used } < u64::from(config.pool) => Ok(flags::BORROWED),
         _ => Err(reason::QUOTA),
@@ -101,7 +102,7 @@ fn move_by(slot: u16, state: u32, by: u64) {
 
 #[inline(always)]
 fn pool_by(by: u64) {
-    if let Some(used) = maps::POOL.at(0) {
+    if let Some(used) = maps::POOL.first() {
         // SAFETY: as `move_by`.
         unsafe { atomic::add(used, by) };
     }

@@ -24,6 +24,7 @@ use portcullis_common::packet::Parsed;
 use crate::atomic;
 use crate::ctx::{Frame, stage};
 use crate::maps::{self, At as _};
+use crate::scratch::{self, Scratch};
 
 /// Notes of one processor: a power of two.
 pub const NOTES: u32 = 1024;
@@ -70,13 +71,13 @@ const _: () = assert!(size_of::<Note>() == 64);
 #[inline(always)]
 pub fn epoch() -> u32 {
     // SAFETY: values of an array live as long as the map.
-    maps::EPOCH.at(0).map_or(0, |epoch| unsafe { *epoch })
+    maps::EPOCH.first().map_or(0, |epoch| unsafe { *epoch })
 }
 
 /// Makes every processor forget its notes.
 #[inline(always)]
 pub fn forget() {
-    if let Some(epoch) = maps::EPOCH.at(0) {
+    if let Some(epoch) = maps::EPOCH.first() {
         // SAFETY: values of an array live as long as the map and are aligned.
         unsafe { atomic::add_short(epoch, 1) };
     }
@@ -84,17 +85,17 @@ pub fn forget() {
 
 /// How many connections an endpoint's slot has opened that are not TCP. Read before anything that a denial's note is to stand for.
 #[inline(always)]
-pub fn opened(slot: u16) -> u32 {
+pub fn opened(scratch: &Scratch, slot: u16) -> u32 {
     // SAFETY: as `epoch`.
     maps::SLOT_STATES
-        .at(u64::from(slot))
+        .by(&scratch.key, u64::from(slot))
         .map_or(0, |slot| unsafe { (*slot).opened })
 }
 
 /// Counts one.
 #[inline(always)]
-pub fn opens(slot: u16) {
-    if let Some(slot) = maps::SLOT_STATES.at(u64::from(slot)) {
+pub fn opens(scratch: &Scratch, slot: u16) {
+    if let Some(slot) = maps::SLOT_STATES.by(&scratch.key, u64::from(slot)) {
         // SAFETY: as `forget`.
         unsafe { atomic::add_short(&raw mut (*slot).opened, 1) };
     }
@@ -117,11 +118,11 @@ pub fn to_pod(frame: Frame) -> u64 {
 #[inline(never)]
 extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
     let frame = Frame::new(raw);
-    let Some(note) = find(frame, SENT) else {
+    let Some((scratch, note)) = find(frame, SENT) else {
         return verdict::UNKNOWN;
     };
     if note.kind & DENIED != 0 {
-        return deny(note);
+        return deny(scratch, note);
     }
     frame.set_stage(note.verdict);
     verdict::PASS
@@ -132,21 +133,24 @@ extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
 #[inline(never)]
 extern "C" fn recent_to_pod(raw: *mut __sk_buff) -> u64 {
     let frame = Frame::new(raw);
-    match find(frame, 0) {
-        Some(note) if note.kind & DENIED != 0 && note.ingress == frame.ingress_ifindex() => {
-            deny(note)
-        }
-        Some(note) if note.kind & DENIED == 0 && note.ingress == ingress(frame) => verdict::PASS,
-        _ => verdict::UNKNOWN,
+    let Some((scratch, note)) = find(frame, 0) else {
+        return verdict::UNKNOWN;
+    };
+    if note.kind & DENIED != 0 && note.ingress == frame.ingress_ifindex() {
+        return deny(scratch, note);
     }
+    if note.kind & DENIED == 0 && note.ingress == ingress(frame) {
+        return verdict::PASS;
+    }
+    verdict::UNKNOWN
 }
 
 /// Counts a drop as the long way does over the rate of events, if nothing was opened since.
 #[inline(always)]
-fn deny(note: &Note) -> u64 {
+fn deny(scratch: &Scratch, note: &Note) -> u64 {
     let (Some(slot), Some(drops)) = (
-        maps::SLOT_STATES.at(u64::from(note.verdict >> 7)),
-        maps::DROPS.at(u64::from(note.verdict)),
+        maps::SLOT_STATES.by(&scratch.key, u64::from(note.verdict >> 7)),
+        maps::DROPS.by(&scratch.key, u64::from(note.verdict)),
     ) else {
         return verdict::UNKNOWN;
     };
@@ -192,13 +196,14 @@ fn ingress(frame: Frame) -> u32 {
 }
 
 #[inline(always)]
-fn find(frame: Frame, way: u32) -> Option<&'static Note> {
+fn find(frame: Frame, way: u32) -> Option<(&'static Scratch, &'static Note)> {
     if frame.vlan().is_some() {
         return None;
     }
     let glance = Glance::at(&frame, frame.protocol())?;
+    let scratch = scratch::get()?;
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's.
-    let note = unsafe { &*maps::RECENT.at(place(&glance, way))? };
+    let note = unsafe { &*maps::RECENT.by(&scratch.key, place(&glance, way))? };
     let matches = note.kind & !DENIED == glance.kind | way
         && note.ifindex == frame.ifindex()
         && now().wrapping_sub(note.written) < WINDOW
@@ -206,7 +211,7 @@ fn find(frame: Frame, way: u32) -> Option<&'static Note> {
     if !matches {
         return None;
     }
-    (note.epoch == epoch()).then_some(note)
+    (note.epoch == epoch()).then_some((scratch, note))
 }
 
 /// A global function (see `flow`). Returns 0.
@@ -261,7 +266,9 @@ fn write(frame: Frame, parsed: *const Parsed, kind: u32, fill: impl FnOnce(&mut 
     if glance.opens() && kind & DENIED == 0 {
         return 0;
     }
-    let Some(note) = maps::RECENT.at(place(&glance, kind)) else {
+    let note = scratch::get()
+        .and_then(|scratch| maps::RECENT.by(&scratch.key, place(&glance, kind)));
+    let Some(note) = note else {
         return 0;
     };
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's. The kind is written first as nothing and last as what it

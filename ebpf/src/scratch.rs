@@ -1,9 +1,9 @@
 //! A packet's working memory: records, keys of maps and bytes of the packet, in a map of each processor and not on the stack.
 //!
-//! The stack has 512 bytes for all frames together. To a process without `CAP_PERFMON` the kernel adds a barrier against speculation behind the first
-//! write to each of its words, which would be most of what a new connection costs. And Linux 6.1 (6.8 to 6.12.4 likewise) refuses such a process every
+//! The stack has 512 bytes for all frames together. For a process without `CAP_PERFMON` the kernel puts a barrier against speculation behind each write
+//! to it, which would be most of what a new connection costs. And Linux 6.1 (6.8 to 6.12.4 likewise) refuses such a process every
 //! program that writes a number of known range there and then a part of it anew (ab125ed3ec1c, mended by b0e66977dc07). So the stack holds whole
-//! 64-bit words and nothing else: what the compiler spills, and small keys (`maps::At`).
+//! 64-bit words and nothing else: what the compiler spills, and a few small keys.
 //!
 //! Programs that read packets run with softirqs held off, so none interrupts another one on its processor, and one set of places is enough.
 
@@ -34,6 +34,8 @@ pub struct Scratch {
     pub report: Place<Report>,
     /// The packet that an ICMP error quotes.
     pub quoted: Place<Quoted>,
+    /// A small key (`maps::At`).
+    pub key: Place<u64>,
     /// Key of `pc_conntrack`.
     pub flow_key: Place<FlowKey>,
     /// Value of `pc_conntrack`.
@@ -89,5 +91,5 @@ impl<T> Place<T> {
 #[inline(always)]
 pub fn get() -> Option<&'static Scratch> {
     // SAFETY: values of an array live as long as the map; all fields are cells.
-    maps::SCRATCH.at(0).map(|scratch| unsafe { &*scratch })
+    maps::SCRATCH.first().map(|scratch| unsafe { &*scratch })
 }

@@ -30,15 +30,15 @@ pub fn now() -> u32 {
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     // SAFETY: values of an array live as long as the map.
-    maps::CONFIG.at(0).map(|config| unsafe { &*config })
+    maps::CONFIG.first().map(|config| unsafe { &*config })
 }
 
 /// The endpoint behind an interface.
 #[inline(always)]
-pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
+pub fn endpoint(scratch: &Scratch, ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: the agent replaces values whole, and a replaced one stays readable until this program ends (RCU).
     maps::ENDPOINTS
-        .at(u64::from(ifindex))
+        .by(&scratch.key, u64::from(ifindex))
         .map(|endpoint| unsafe { &*endpoint })
 }
 
@@ -151,13 +151,13 @@ impl Lookup for Tables<'_> {
     fn default(&self, policy: u32) -> Option<Cell> {
         // SAFETY: as `config`.
         maps::POLICY_DEFAULTS
-            .at(u64::from(policy))
+            .by(&self.scratch.key, u64::from(policy))
             .map(|cell| unsafe { *cell })
     }
 
     #[inline(always)]
     fn ports(&self, set: u32, protocol: u8, port: u16) -> Decision {
-        let Some(ranges) = maps::PORT_SETS.at(u64::from(set)) else {
+        let Some(ranges) = maps::PORT_SETS.by(&self.scratch.key, u64::from(set)) else {
             return Decision::NOT_READY;
         };
         // SAFETY: as `config`.

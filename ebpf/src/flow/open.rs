@@ -56,7 +56,7 @@ extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
         return 0;
     }
     match admit(scratch, config, request) {
-        Ok((state, rule)) => revive(request, flow, state, rule).0,
+        Ok((state, rule)) => revive(scratch, request, flow, state, rule).0,
         Err(denied) => denied.0,
     }
 }
@@ -100,7 +100,13 @@ fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, 
 
 /// Takes over the entry of a connection that is over, or notes a SYN on one that is not.
 #[inline(always)]
-fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome {
+fn revive(
+    scratch: &Scratch,
+    request: &Request,
+    flow: *mut Flow,
+    state: u32,
+    rule: u32,
+) -> Outcome {
     let (expires, old) = life(flow);
     let now = tables::now();
     if old & flags::DEAD != 0 {
@@ -121,7 +127,7 @@ fn revive(request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome 
     }
     quota::change(request.key.slot, old, next);
     if request.key.protocol != TCP {
-        recent::opens(request.key.slot);
+        recent::opens(scratch, request.key.slot);
     }
     // Notes of the connection that was would keep the new one half-open.
     if request.key.protocol == TCP && old & !next & flags::CONFIRMED != 0 {
@@ -146,7 +152,7 @@ fn create(
     rule: u32,
 ) -> Outcome {
     let exempt = state & flags::EXEMPT != 0;
-    let state = match quota::admit(config, request.key.slot, state) {
+    let state = match quota::admit(scratch, config, request.key.slot, state) {
         Ok(borrowed) => state | borrowed,
         // The node's probe passes even when nothing can be remembered.
         Err(_) if exempt => return Outcome::pass(0),
@@ -172,7 +178,7 @@ fn create(
         Ok(()) => {
             quota::add(request.key.slot, state);
             if request.key.protocol != TCP {
-                recent::opens(request.key.slot);
+                recent::opens(scratch, request.key.slot);
             }
             Outcome::pass(state)
         }
