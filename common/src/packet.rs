@@ -126,7 +126,11 @@ pub fn parse<P: Packet>(packet: &P, ethertype: u16, parsed: &mut Parsed) -> Resu
 #[inline(always)]
 fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
     packet.prepare::<40>();
-    let [first, second, third, src, dst] = packet.fixed::<0, 5>().ok_or(reason::MALFORMED)?;
+    // Addresses first and by themselves: words that are held over the checks would have to leave the registers.
+    let [src, dst] = packet.fixed::<12, 2>().ok_or(reason::MALFORMED)?;
+    parsed.src = addr::mapped(src.to_ne_bytes());
+    parsed.dst = addr::mapped(dst.to_ne_bytes());
+    let [first, second, third] = packet.fixed::<0, 3>().ok_or(reason::MALFORMED)?;
     let first = u32::from_be(first);
     let header = (first >> 24 & 0xf) * 4;
     if first >> 28 != 4 || header < 20 {
@@ -136,8 +140,6 @@ fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
     if total < header {
         return Err(reason::MALFORMED);
     }
-    parsed.src = addr::mapped(src.to_ne_bytes());
-    parsed.dst = addr::mapped(dst.to_ne_bytes());
     parsed.protocol = (u32::from_be(third) >> 16) as u8;
     parsed.family = addr::V4 as u8;
     parsed.transport = header;
@@ -162,14 +164,16 @@ fn parse_v4<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
 #[inline(always)]
 fn parse_v6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), u8> {
     packet.prepare::<60>();
-    let words = packet.fixed::<0, 10>().ok_or(reason::MALFORMED)?;
-    let second = u32::from_be(words[1]);
-    if u32::from_be(words[0]) >> 28 != 6 {
+    let [a, b, c, d] = packet.fixed::<8, 4>().ok_or(reason::MALFORMED)?;
+    parsed.src = addr::join(a, b, c, d);
+    let [a, b, c, d] = packet.fixed::<24, 4>().ok_or(reason::MALFORMED)?;
+    parsed.dst = addr::join(a, b, c, d);
+    let [first, second] = packet.fixed::<0, 2>().ok_or(reason::MALFORMED)?;
+    let second = u32::from_be(second);
+    if u32::from_be(first) >> 28 != 6 {
         return Err(reason::MALFORMED);
     }
     let total = payload_end(packet, second >> 16, 40)?;
-    parsed.src = addr::join(words[2], words[3], words[4], words[5]);
-    parsed.dst = addr::join(words[6], words[7], words[8], words[9]);
     parsed.protocol = (second >> 8) as u8;
     parsed.family = addr::V6 as u8;
     parsed.transport = 40;
