@@ -25,15 +25,26 @@ const REFUSE: i32 = 0;
 #[inline(always)]
 pub fn from_pod(frame: Frame) -> i32 {
     match recent::from_pod(frame) {
-        verdict::PASS => return NEXT,
-        verdict::DENY => return DROP,
-        _ => {}
+        verdict::PASS => NEXT,
+        verdict::DENY => DROP,
+        _ => hooks_from_pod(frame.raw()) as i32,
     }
+}
+
+/// The long way. A global function (see `flow`), so that the short one has registers enough.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hooks_from_pod(raw: *mut __sk_buff) -> u64 {
+    judge_from_pod(Frame::new(raw)) as u64
+}
+
+#[inline(always)]
+fn judge_from_pod(frame: Frame) -> i32 {
     let Some(scratch) = scratch::get() else {
         return DROP;
     };
     let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
-    let epoch = recent::epoch();
+    recent::begin(scratch);
     let ifindex = skb.ifindex();
     let place = (hook::FROM_POD, direction::EGRESS, ifindex);
     let parsed = scratch.parsed.put(Parsed::default());
@@ -47,7 +58,7 @@ pub fn from_pod(frame: Frame) -> i32 {
         );
         return DROP;
     };
-    let opened = recent::opened(scratch, endpoint.slot);
+    recent::begin_for(scratch, endpoint.slot);
     let outcome = judge_sent(skb, endpoint, parsed);
     if !outcome.passes() {
         let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
@@ -56,7 +67,7 @@ pub fn from_pod(frame: Frame) -> i32 {
         }
         if !within_rate && outcome.is_steady() {
             let of = (endpoint.slot, direction::EGRESS, outcome.reason());
-            recent::note_denied(frame, epoch, parsed, of, opened);
+            recent::note_denied(frame, parsed, of);
         }
         return DROP;
     }
@@ -67,7 +78,7 @@ pub fn from_pod(frame: Frame) -> i32 {
     };
     skb.set_stage(stage);
     if outcome.is_steady() {
-        recent::note_from_pod(frame, epoch, parsed, stage);
+        recent::note_from_pod(frame, parsed, stage);
     }
     NEXT
 }
@@ -123,15 +134,26 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
 #[inline(always)]
 pub fn to_pod(frame: Frame) -> i32 {
     match recent::to_pod(frame) {
-        verdict::PASS => return NEXT,
-        verdict::DENY => return DROP,
-        _ => {}
+        verdict::PASS => NEXT,
+        verdict::DENY => DROP,
+        _ => hooks_to_pod(frame.raw()) as i32,
     }
+}
+
+/// The long way. A global function likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hooks_to_pod(raw: *mut __sk_buff) -> u64 {
+    judge_to_pod(Frame::new(raw)) as u64
+}
+
+#[inline(always)]
+fn judge_to_pod(frame: Frame) -> i32 {
     let Some(scratch) = scratch::get() else {
         return DROP;
     };
     let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
-    let epoch = recent::epoch();
+    recent::begin(scratch);
     let ifindex = skb.ifindex();
     let place = (hook::TO_POD, direction::INGRESS, ifindex);
     let ingress = skb.ingress_ifindex();
@@ -189,7 +211,7 @@ pub fn to_pod(frame: Frame) -> i32 {
         steady = outcome.is_steady();
     }
     let exempt = from_node || ingress == ifindex;
-    let opened = recent::opened(scratch, endpoint.slot);
+    recent::begin_for(scratch, endpoint.slot);
     let outcome = judge_received(
         skb,
         endpoint,
@@ -205,12 +227,12 @@ pub fn to_pod(frame: Frame) -> i32 {
         // What no interface received may come from the node, which a note does not say.
         if !within_rate && ingress != 0 && outcome.is_steady() {
             let of = (endpoint.slot, direction::INGRESS, outcome.reason());
-            recent::note_denied(frame, epoch, parsed, of, opened);
+            recent::note_denied(frame, parsed, of);
         }
         return DROP;
     }
     if steady && outcome.is_steady() {
-        recent::note_to_pod(frame, epoch, parsed);
+        recent::note_to_pod(frame, parsed);
     }
     NEXT
 }

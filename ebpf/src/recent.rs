@@ -8,7 +8,7 @@
 //! agent wrote, over the endpoint's rate of events. It is believed
 //! 1. until the tables change: the agent raises the epoch behind each write to `pc_endpoints`, and behind each set of changes;
 //! 2. until a SYN takes over the entry of a connection that was: [`forget`];
-//! 3. a denial, until the endpoint has another connection to which the next datagram might belong ([`opened`]);
+//! 3. a denial, until the endpoint has another connection to which the next datagram might belong ([`opens`]);
 //! 4. for [`WINDOW`], so that connections are seen often enough to stay alive, and so that an agent that dies between a write and the epoch leaves an old
 //!    verdict standing for no longer than that.
 //!
@@ -61,17 +61,31 @@ pub struct Note {
     written: u32,
     /// [`epoch`] when the long way began.
     epoch: u32,
-    /// What is denied: [`opened`] when the long way began.
+    /// What is denied: `abi::Slot::opened` when the long way began.
     opened: u32,
 }
 
 const _: () = assert!(size_of::<Note>() == 64);
 
-/// Number of the endpoints' last change. Read before anything that a note is to stand for.
+/// Number of the tables' last change.
 #[inline(always)]
-pub fn epoch() -> u32 {
+fn epoch() -> u32 {
     // SAFETY: values of an array live as long as the map.
     maps::EPOCH.first().map_or(0, |epoch| unsafe { *epoch })
+}
+
+/// Begins the long way: before anything is read that a note is to stand for.
+#[inline(always)]
+pub fn begin(scratch: &Scratch) {
+    scratch.epoch.put(epoch());
+}
+
+/// The same for an endpoint's slot, as to its denials.
+#[inline(always)]
+pub fn begin_for(scratch: &Scratch, slot: u16) {
+    let state = maps::SLOT_STATES.by(&scratch.key, u64::from(slot));
+    // SAFETY: as `epoch`.
+    scratch.opened.put(state.map_or(0, |state| unsafe { (*state).opened }));
 }
 
 /// Makes every processor forget its notes.
@@ -83,16 +97,7 @@ pub fn forget() {
     }
 }
 
-/// How many connections an endpoint's slot has opened that are not TCP. Read before anything that a denial's note is to stand for.
-#[inline(always)]
-pub fn opened(scratch: &Scratch, slot: u16) -> u32 {
-    // SAFETY: as `epoch`.
-    maps::SLOT_STATES
-        .by(&scratch.key, u64::from(slot))
-        .map_or(0, |slot| unsafe { (*slot).opened })
-}
-
-/// Counts one.
+/// Counts a connection that is not TCP: what the endpoint's denials were noted for may no longer hold.
 #[inline(always)]
 pub fn opens(scratch: &Scratch, slot: u16) {
     if let Some(slot) = maps::SLOT_STATES.by(&scratch.key, u64::from(slot)) {
@@ -104,20 +109,6 @@ pub fn opens(scratch: &Scratch, slot: u16) {
 /// The [`verdict`] on what an endpoint sends; sets the stage of what passes.
 #[inline(always)]
 pub fn from_pod(frame: Frame) -> u64 {
-    recent_from_pod(frame.raw())
-}
-
-/// The [`verdict`] on what reaches an endpoint.
-#[inline(always)]
-pub fn to_pod(frame: Frame) -> u64 {
-    recent_to_pod(frame.raw())
-}
-
-/// A global function (see `flow`): what it found out on its way to "unknown" is forgotten.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
-    let frame = Frame::new(raw);
     let Some((scratch, note)) = find(frame, SENT) else {
         return verdict::UNKNOWN;
     };
@@ -128,11 +119,9 @@ extern "C" fn recent_from_pod(raw: *mut __sk_buff) -> u64 {
     verdict::PASS
 }
 
-/// The same for packets to an endpoint.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn recent_to_pod(raw: *mut __sk_buff) -> u64 {
-    let frame = Frame::new(raw);
+/// The [`verdict`] on what reaches an endpoint.
+#[inline(always)]
+pub fn to_pod(frame: Frame) -> u64 {
     let Some((scratch, note)) = find(frame, 0) else {
         return verdict::UNKNOWN;
     };
@@ -167,22 +156,23 @@ fn deny(scratch: &Scratch, note: &Note) -> u64 {
 
 /// Leaves a note of a packet that passed on the long way.
 #[inline(always)]
-pub fn note_from_pod(frame: Frame, epoch: u32, parsed: &Parsed, stage: u32) {
-    recent_note(frame.raw(), parsed, epoch, SENT, stage);
+pub fn note_from_pod(frame: Frame, parsed: &Parsed, stage: u32) {
+    recent_note(frame.raw(), parsed, SENT, stage);
 }
 
 /// The same of a packet to an endpoint.
 #[inline(always)]
-pub fn note_to_pod(frame: Frame, epoch: u32, parsed: &Parsed) {
-    recent_note(frame.raw(), parsed, epoch, 0, 0);
+pub fn note_to_pod(frame: Frame, parsed: &Parsed) {
+    recent_note(frame.raw(), parsed, 0, 0);
 }
 
 /// Leaves a note of a packet that was denied on the long way; `of` is its endpoint's slot, the direction and the reason.
 #[inline(always)]
-pub fn note_denied(frame: Frame, epoch: u32, parsed: &Parsed, of: (u16, u8, u8), opened: u32) {
+pub fn note_denied(frame: Frame, parsed: &Parsed, of: (u16, u8, u8)) {
     let (slot, direction, reason) = of;
+    let way = if direction == direction::EGRESS { SENT } else { 0 };
     let index = drop_index(slot, direction, reason);
-    recent_denied(frame.raw(), parsed, epoch, index, opened);
+    recent_note(frame.raw(), parsed, way | DENIED, index);
 }
 
 /// The interface that received a packet, if that counts: what another endpoint sent and is not settled waits for that endpoint's verdict.
@@ -214,50 +204,17 @@ fn find(frame: Frame, way: u32) -> Option<(&'static Scratch, &'static Note)> {
     (note.epoch == epoch()).then_some((scratch, note))
 }
 
-/// A global function (see `flow`). Returns 0.
+/// A global function (see `flow`). `kind` goes with [`Glance::kind`], `verdict` is [`Note::verdict`]. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn recent_note(
     raw: *mut __sk_buff,
     parsed: *const Parsed,
-    epoch: u32,
-    way: u32,
-    stage: u32,
+    kind: u32,
+    verdict: u32,
 ) -> u64 {
-    let frame = Frame::new(raw);
-    let ingress = if way == SENT { 0 } else { ingress(frame) };
-    write(frame, parsed, way, |note| {
-        note.ingress = ingress;
-        note.verdict = stage;
-        note.epoch = epoch;
-    })
-}
-
-/// The same of what was denied.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn recent_denied(
-    raw: *mut __sk_buff,
-    parsed: *const Parsed,
-    epoch: u32,
-    index: u32,
-    opened: u32,
-) -> u64 {
-    let frame = Frame::new(raw);
-    let sent = index >> 6 & 1 == u32::from(direction::EGRESS);
-    write(frame, parsed, if sent { SENT | DENIED } else { DENIED }, |note| {
-        note.ingress = frame.ingress_ifindex();
-        note.verdict = index;
-        note.epoch = epoch;
-        note.opened = opened;
-    })
-}
-
-/// Writes a note, if such packets have any. `kind` goes with [`Glance::kind`].
-#[inline(always)]
-fn write(frame: Frame, parsed: *const Parsed, kind: u32, fill: impl FnOnce(&mut Note)) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
         return 0;
     };
     let Some((glance, tuple)) = Glance::of(parsed) else {
@@ -266,10 +223,14 @@ fn write(frame: Frame, parsed: *const Parsed, kind: u32, fill: impl FnOnce(&mut 
     if glance.opens() && kind & DENIED == 0 {
         return 0;
     }
-    let note = scratch::get()
-        .and_then(|scratch| maps::RECENT.by(&scratch.key, place(&glance, kind)));
-    let Some(note) = note else {
+    let Some(note) = maps::RECENT.by(&scratch.key, place(&glance, kind)) else {
         return 0;
+    };
+    let frame = Frame::new(raw);
+    let ingress = match kind {
+        SENT => 0,
+        0 => ingress(frame),
+        _ => frame.ingress_ifindex(),
     };
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's. The kind is written first as nothing and last as what it
     // is, so that half a note is of no kind.
@@ -277,8 +238,11 @@ fn write(frame: Frame, parsed: *const Parsed, kind: u32, fill: impl FnOnce(&mut 
         (&raw mut (*note).kind).write_volatile(0);
         (*note).tuple = tuple;
         (*note).ifindex = frame.ifindex();
+        (*note).ingress = ingress;
+        (*note).verdict = verdict;
         (*note).written = now();
-        fill(&mut *note);
+        (*note).epoch = *scratch.epoch.get();
+        (*note).opened = *scratch.opened.get();
         (&raw mut (*note).kind).write_volatile(glance.kind | kind);
     }
     0

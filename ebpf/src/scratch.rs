@@ -28,6 +28,9 @@ pub const FRAME: usize = 112;
 pub struct Scratch {
     /// The packet. Put by the hooks.
     pub parsed: Place<Parsed>,
+    /// What notes of it are to be dated by. Put by `recent::begin` and `begin_for`.
+    pub epoch: Place<u32>,
+    pub opened: Place<u32>,
     /// What its endpoint wants to know. Put by `flow::run`.
     pub request: Place<Request>,
     /// A drop. Put by `emit::denied`.
