@@ -150,7 +150,11 @@ fn ordinary<P: Header, const AT: usize>(packet: &P, protocol: u32, left: u32) ->
         let flags = u32::from_be(flags?[0]);
         let header = (flags >> 28) * 4;
         let fits = header >= 20 && header <= left && left <= 0xffff;
-        return if fits { opens((flags >> 16) as u8) } else { None };
+        return if fits {
+            opens((flags >> 16) as u8)
+        } else {
+            None
+        };
     }
     let words = match AT {
         20 => packet.fixed::<20, 2>(),

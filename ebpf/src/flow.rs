@@ -24,8 +24,8 @@ pub use entry::{life, word};
 pub use outcome::Outcome;
 
 use crate::ctx::Skb;
-use crate::tables::{self, Tables};
 use crate::scratch::{self, Scratch};
+use crate::tables::{self, Tables};
 use crate::{atomic, maps, quota};
 use entry::{flags_of, is_alive};
 use icmp::flow_icmp;
@@ -95,7 +95,10 @@ impl Request {
 /// Decides about a packet whose source has been checked.
 #[inline(always)]
 pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcome {
-    let request = skb.scratch().request.put(Request::new(endpoint, parsed, view));
+    let request = skb
+        .scratch()
+        .request
+        .put(Request::new(endpoint, parsed, view));
     if parsed.is_icmp() {
         return Outcome(flow_icmp(skb.raw(), parsed, request, skb.l3()));
     }
@@ -174,9 +177,11 @@ extern "C" fn flow_note(key: *const FlowKey, flow: *mut Flow, add: u32, now: u32
 #[inline(never)]
 extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) =
-        (unsafe { request.as_ref() }, tables::config(), scratch::get())
-    else {
+    let (Some(request), Some(config), Some(scratch)) = (
+        unsafe { request.as_ref() },
+        tables::config(),
+        scratch::get(),
+    ) else {
         return 0;
     };
     if flow.is_null() {

@@ -4,7 +4,9 @@ use aya_ebpf::bindings::__sk_buff;
 use portcullis_common::abi::{Config, Endpoint, config_flags, direction, hook};
 use portcullis_common::conntrack::{UDP, flags};
 use portcullis_common::icmp::{self, Class};
-use portcullis_common::packet::{self, ETH_ARP, ETH_IPV4, Header as _, Packet as _, Parsed, fragment};
+use portcullis_common::packet::{
+    self, ETH_ARP, ETH_IPV4, Header as _, Packet as _, Parsed, fragment,
+};
 use portcullis_common::policy;
 use portcullis_common::{addr, reason};
 
@@ -178,13 +180,7 @@ fn judge_to_pod(frame: Frame) -> i32 {
         return NEXT;
     }
     if let Err(reason) = ctx::parse(skb, ethertype, parsed) {
-        emit::denied(
-            skb,
-            place,
-            Some(endpoint),
-            parsed,
-            Outcome::deny(reason, 0),
-        );
+        emit::denied(skb, place, Some(endpoint), parsed, Outcome::deny(reason, 0));
         return DROP;
     }
     if is_discovery(parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
@@ -193,11 +189,7 @@ fn judge_to_pod(frame: Frame) -> i32 {
     let mut steady = true;
     // The source may be another endpoint of this node whose verdict waits for the real destination.
     if ingress != 0 && ingress != ifindex && skb.stage() != stage::SETTLED {
-        let outcome = Outcome(hooks_deferred(
-            skb.raw(),
-            parsed,
-            ctx::ETHERNET as u32,
-        ));
+        let outcome = Outcome(hooks_deferred(skb.raw(), parsed, ctx::ETHERNET as u32));
         if !outcome.passes() {
             emit::denied(
                 skb,
@@ -401,7 +393,9 @@ pub fn to_host(frame: Frame) -> i32 {
     };
     let skb = &Skb::indirect(frame, ctx::BARE, scratch);
     let parsed = scratch.parsed.put(Parsed::default());
-    if ctx::parse(skb, skb.protocol(), parsed).is_err() || !tables::is_own_node(scratch, &parsed.dst) {
+    if ctx::parse(skb, skb.protocol(), parsed).is_err()
+        || !tables::is_own_node(scratch, &parsed.dst)
+    {
         return LET;
     }
     let outcome = Outcome(hooks_deferred(skb.raw(), parsed, skb.l3()));

@@ -85,7 +85,9 @@ pub fn begin(scratch: &Scratch) {
 pub fn begin_for(scratch: &Scratch, slot: u16) {
     let state = maps::SLOT_STATES.by(&scratch.key, u64::from(slot));
     // SAFETY: as `epoch`.
-    scratch.opened.put(state.map_or(0, |state| unsafe { (*state).opened }));
+    scratch
+        .opened
+        .put(state.map_or(0, |state| unsafe { (*state).opened }));
 }
 
 /// Makes every processor forget its notes.
@@ -170,7 +172,11 @@ pub fn note_to_pod(frame: Frame, parsed: &Parsed) {
 #[inline(always)]
 pub fn note_denied(frame: Frame, parsed: &Parsed, of: (u16, u8, u8)) {
     let (slot, direction, reason) = of;
-    let way = if direction == direction::EGRESS { SENT } else { 0 };
+    let way = if direction == direction::EGRESS {
+        SENT
+    } else {
+        0
+    };
     let index = drop_index(slot, direction, reason);
     recent_note(frame.raw(), parsed, way | DENIED, index);
 }

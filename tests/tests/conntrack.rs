@@ -46,8 +46,6 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
 ";
 
-/// A pod's port in each family.
-
 #[test]
 fn replies_pass_although_their_direction_is_closed() {
     let scene = Scene::up("ct-replies", &pods(), ONE_WAY);

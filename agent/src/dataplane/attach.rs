@@ -43,10 +43,6 @@ const SOCKET_HOOKS: &[(&str, bpf_attach_type)] = &[
     ("pc_setsockopt", bpf_attach_type::BPF_CGROUP_SETSOCKOPT),
 ];
 
-/// What the verifier says of processes without `CAP_PERFMON` where a number on the stack is overwritten in part, as if it were a pointer: a fault of
-/// Linux 6.8 (ab125ed3ec1c) and of stable kernels that took it over, 6.1 among them, mended in 6.13 and 6.12.5 (b0e66977dc07).
-const TAKEN_FOR_A_POINTER: &str = "attempt to corrupt spilled pointer";
-
 /// What an interface is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -372,13 +368,6 @@ fn refusal(name: &str, error: ProgramError) -> anyhow::Error {
     if log.trim().is_empty() && io_error.raw_os_error() == Some(libc::EPERM) {
         return OpenError::NotPermitted {
             lacks: "CAP_BPF or CAP_NET_ADMIN",
-            source: Some(io_error),
-        }
-        .into();
-    }
-    if log.contains(TAKEN_FOR_A_POINTER) {
-        return OpenError::NotPermitted {
-            lacks: "CAP_PERFMON",
             source: Some(io_error),
         }
         .into();

@@ -47,7 +47,7 @@ pub enum OpenError {
         /// The directory for pins.
         root: PathBuf,
     },
-    /// Run as root, or with `CAP_BPF` and `CAP_NET_ADMIN`; with `CAP_PERFMON` too if that is what lacks.
+    /// Run as root, or with `CAP_BPF` and `CAP_NET_ADMIN`.
     #[error("{lacks} is missing")]
     NotPermitted {
         /// The capability.

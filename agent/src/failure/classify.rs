@@ -97,18 +97,14 @@ fn open(error: &OpenError) -> Failure {
             "two agents would overwrite each other's tables",
             "end the other agent, or name other directories with --bpffs and --socket",
         ),
-        OpenError::NotPermitted { lacks, source } => Failure::new(
+        OpenError::NotPermitted { source, .. } => Failure::new(
             "PC1003",
             what,
             source.as_ref().map_or_else(
                 || "this process does not have it".to_owned(),
                 |source| format!("the kernel says: {source}"),
             ),
-            if *lacks == "CAP_PERFMON" {
-                "run as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN and, on this kernel, CAP_PERFMON"
-            } else {
-                "run as root, or with the capabilities CAP_BPF and CAP_NET_ADMIN"
-            },
+            "run as root, or with the capabilities CAP_BPF and CAP_NET_ADMIN",
         ),
         OpenError::OldKernel(_) => {
             let (major, minor) = OLDEST_KERNEL;

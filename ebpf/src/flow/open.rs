@@ -7,8 +7,8 @@ use portcullis_common::reason;
 
 use super::entry::{life, word};
 use super::{Outcome, Request, view};
-use crate::tables::{self, Tables};
 use crate::scratch::{self, Scratch};
+use crate::tables::{self, Tables};
 use crate::{atomic, maps, quota, recent};
 
 /// Linux error numbers of `bpf_map_update_elem`.
@@ -31,9 +31,11 @@ pub fn open(request: &Request, flow: Option<*mut Flow>) -> Outcome {
 #[inline(never)]
 extern "C" fn flow_open(request: *const Request) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) =
-        (unsafe { request.as_ref() }, tables::config(), scratch::get())
-    else {
+    let (Some(request), Some(config), Some(scratch)) = (
+        unsafe { request.as_ref() },
+        tables::config(),
+        scratch::get(),
+    ) else {
         return 0;
     };
     match admit(scratch, config, request) {
@@ -47,9 +49,11 @@ extern "C" fn flow_open(request: *const Request) -> u64 {
 #[inline(never)]
 extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) =
-        (unsafe { request.as_ref() }, tables::config(), scratch::get())
-    else {
+    let (Some(request), Some(config), Some(scratch)) = (
+        unsafe { request.as_ref() },
+        tables::config(),
+        scratch::get(),
+    ) else {
         return 0;
     };
     if flow.is_null() {
@@ -100,13 +104,7 @@ fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, 
 
 /// Takes over the entry of a connection that is over, or notes a SYN on one that is not.
 #[inline(always)]
-fn revive(
-    scratch: &Scratch,
-    request: &Request,
-    flow: *mut Flow,
-    state: u32,
-    rule: u32,
-) -> Outcome {
+fn revive(scratch: &Scratch, request: &Request, flow: *mut Flow, state: u32, rule: u32) -> Outcome {
     let (expires, old) = life(flow);
     let now = tables::now();
     if old & flags::DEAD != 0 {
@@ -144,13 +142,7 @@ fn revive(
 
 /// Makes an entry within the endpoint's quota.
 #[inline(always)]
-fn create(
-    scratch: &Scratch,
-    config: &Config,
-    request: &Request,
-    state: u32,
-    rule: u32,
-) -> Outcome {
+fn create(scratch: &Scratch, config: &Config, request: &Request, state: u32, rule: u32) -> Outcome {
     let exempt = state & flags::EXEMPT != 0;
     let state = match quota::admit(scratch, config, request.key.slot, state) {
         Ok(borrowed) => state | borrowed,
