@@ -1,4 +1,5 @@
-//! The commands of this repository: `cargo xtask build`, `test`, `lint`, `abi`, `demo`, `bench`.
+//! The commands of this repository: `cargo xtask build`, `image`, `test`, `lint`, `abi`, `demo`,
+//! `bench`.
 //!
 //! Each command finds or installs what it lacks and says so first; what it cannot install ends in an
 //! error of three lines. Only this file prints errors and chooses the exit code: 0 done, 1 the answer
@@ -12,10 +13,12 @@ mod demo;
 mod elf;
 mod failure;
 mod guest;
+mod image;
 mod initramfs;
 mod layout;
 mod lint;
 mod object;
+mod oci;
 mod setup;
 mod tally;
 mod test;
@@ -45,6 +48,8 @@ enum Verb {
         #[arg(long)]
         release: bool,
     },
+    /// Build the agent's image, target/image/portcullis.tar
+    Image,
     /// Run the tests: all rungs, or one rung or file, or those whose name holds a filter
     Test(test::Options),
     /// Check format, clippy, docs, the record contract and the rules of the tree
@@ -74,6 +79,7 @@ enum Verb {
 fn main() -> ExitCode {
     let answer = match Cli::parse().command {
         Verb::Build { release } => build::run(release).map(|()| true),
+        Verb::Image => image::run().map(|()| true),
         Verb::Test(options) => test::run(&options),
         Verb::Lint => lint::run(),
         Verb::Abi { bless } => abi::run(bless).map(|()| true),
