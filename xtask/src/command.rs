@@ -109,7 +109,8 @@ fn log_path(what: &str) -> Result<PathBuf> {
     Ok(folder.join(format!("{name}.log")))
 }
 
-fn last_lines(path: &Path, count: usize) -> Vec<String> {
+/// The end of a log.
+pub(crate) fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

@@ -128,7 +128,7 @@ pub(crate) fn archive(kernel: &Kernel, load: &Load<'_>) -> Result<Vec<u8>> {
     archive.character_device("dev/console", 5, 1);
     archive.character_device("dev/null", 1, 3);
     archive.program("init", INIT.as_bytes());
-    archive.program("bin/busybox", &read(&busybox()?)?);
+    archive.program("bin/busybox", &read(&busybox("tests on another kernel")?)?);
     archive.program("bin/portcullis", &read(load.agent)?);
     let modules = modules(kernel)?;
     let mut order = Vec::new();
@@ -180,13 +180,14 @@ fn numbers(release: &str) -> Vec<u64> {
 }
 
 /// The machine's busybox if it is static, else Debian's, unpacked into the cache.
-fn busybox() -> Result<PathBuf> {
+/// A static busybox, found or unpacked.
+pub(crate) fn busybox(purpose: &str) -> Result<PathBuf> {
     if let Some(found) = setup::find("busybox")
         && Elf::read(&found)?.is_static()?
     {
         return Ok(found);
     }
-    let root = setup::unpack("busybox-static", "tests on another kernel")?;
+    let root = setup::unpack("busybox-static", purpose)?;
     ["bin/busybox", "usr/bin/busybox"]
         .map(|name| root.join(name))
         .into_iter()

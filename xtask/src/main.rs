@@ -1,5 +1,5 @@
 //! The commands of this repository: `cargo xtask build`, `image`, `test`, `lint`, `abi`, `demo`,
-//! `bench`.
+//! `cluster`, `bench`.
 //!
 //! Each command finds or installs what it lacks and says so first; what it cannot install ends in an
 //! error of three lines. Only this file prints errors and chooses the exit code: 0 done, 1 the answer
@@ -8,6 +8,7 @@
 mod abi;
 mod bench;
 mod build;
+mod cluster;
 mod command;
 mod demo;
 mod elf;
@@ -66,6 +67,9 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// A real Kubernetes cluster on this machine, for contributors and for trying things (needs root)
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
     /// Run a benchmark of tests/src/bin: `packet` runs `bench-packet`
     Bench {
         /// Name of the benchmark, without `bench-`
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Abi { bless } => abi::run(bless).map(|()| true),
         Verb::Demo { args } => demo::run(&args),
+        Verb::Cluster(verb) => cluster::run(&verb).map(|()| true),
         Verb::Bench { name, args } => bench::run(&name, &args),
     };
     match answer {

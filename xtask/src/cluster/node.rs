@@ -1,0 +1,164 @@
+//! A node: containerd with images, kubelet, kube-proxy; their settings.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::daemon::{Daemon, write};
+use super::images::PAUSE;
+use super::load;
+use super::names::{DNS_SERVICE, Node, PODS};
+use super::pki::{certificate, config, key};
+use super::place::Place;
+use super::programs::Programs;
+use super::up::Proxy;
+
+const LIMIT: Duration = Duration::from_mins(1);
+/// Where containerd is told to listen: its default.
+pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// What nodes have in common.
+pub(crate) struct Fittings<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) path: &'a OsStr,
+    pub(crate) images: &'a [PathBuf],
+    pub(crate) proxy: Proxy,
+}
+
+/// Starts the node's programs.
+pub(crate) fn start(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
+    let name = node.name();
+    let folder = node.folder();
+    let programs = fittings.programs;
+    let run = |program: &str, args: &[String]| {
+        let log = format!("{name}-{program}");
+        Daemon::start(&log, place, &programs.find(program)?, args, fittings.path)
+    };
+    write(&folder.join("containerd.toml"), runtime(&folder, programs)?)?;
+    write(
+        &folder.join("net.d/10-ptp.conflist"),
+        network(node, &folder),
+    )?;
+    write(&folder.join("kubelet.json"), kubelet(node, &folder))?;
+    write(
+        &folder.join("resolv.conf"),
+        "# The cluster has no way out, and nobody to ask.\n",
+    )?;
+
+    let file = |option: &str, path: PathBuf| format!("--{option}={}", path.display());
+    run(
+        "kube-proxy",
+        &[
+            file("kubeconfig", config("kube-proxy")),
+            format!("--proxy-mode={}", fittings.proxy.name()),
+            format!("--hostname-override={name}"),
+            format!("--cluster-cidr={}", PODS.join(",")),
+            // The number of tracked connections is the machine's, not the node's.
+            "--conntrack-max-per-core=0".to_owned(),
+        ],
+    )?;
+    run(
+        "containerd",
+        &[file("config", folder.join("containerd.toml"))],
+    )?
+    .wait_until(
+        &format!("containerd does not answer on {name}"),
+        LIMIT,
+        || {
+            let mut ctr = place.command("ctr");
+            let answer = ctr.env("PATH", fittings.path).arg("version").output();
+            answer.is_ok_and(|output| output.status.success())
+        },
+    )?;
+    load::import(place, fittings.path, fittings.images)?;
+    run(
+        "kubelet",
+        &[
+            file("config", folder.join("kubelet.json")),
+            file("kubeconfig", config(&name)),
+            format!("--hostname-override={name}"),
+            format!("--node-ip={},{}", node.address_4(), node.address_6()),
+            file("cert-dir", folder.join("pki")),
+        ],
+    )?;
+    Ok(())
+}
+
+fn runtime(folder: &Path, programs: &Programs) -> Result<String> {
+    let plugins = programs.plugins()?;
+    let runc = programs.find("runc")?;
+    let (folder, plugins, runc) = (folder.display(), plugins.display(), runc.display());
+    Ok(format!(
+        r#"version = 3
+root = "{folder}/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "{SOCKET}"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "{folder}/opt"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "{PAUSE}"
+[plugins.'io.containerd.cri.v1.runtime']
+  # Lowering a score of the out-of-memory killer needs CAP_SYS_RESOURCE, which root may lack.
+  restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  BinaryName = "{runc}"
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["{plugins}"]
+  conf_dir = "{folder}/net.d"
+"#
+    ))
+}
+
+/// A pair of interfaces and a host route for each pod, as the VPC CNI has it.
+fn network(node: Node, folder: &Path) -> String {
+    let [pods_4, pods_6] = node.pods();
+    let config = json!({
+        "cniVersion": "1.0.0",
+        "name": "cluster",
+        "plugins": [
+            {"type": "ptp", "ipMasq": false, "ipam": {
+                "type": "host-local",
+                "dataDir": folder.join("ipam"),
+                "ranges": [[{"subnet": pods_4}], [{"subnet": pods_6}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            }},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    });
+    format!("{config:#}\n")
+}
+
+fn kubelet(node: Node, folder: &Path) -> String {
+    let serving = format!("{}-serving", node.name());
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": false},
+            "webhook": {"enabled": true},
+            "x509": {"clientCAFile": certificate("ca")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": certificate(&serving),
+        "tlsPrivateKeyFile": key(&serving),
+        "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{}", node.cgroup()),
+        "failCgroupV1": false,
+        "clusterDNS": [DNS_SERVICE],
+        "clusterDomain": "cluster.local",
+        "resolvConf": folder.join("resolv.conf"),
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        "failSwapOn": false,
+        // The disk is the machine's: a full one is no reason to throw pods out.
+        "evictionHard": {},
+        "localStorageCapacityIsolation": false,
+    });
+    format!("{config:#}\n")
+}

@@ -1,0 +1,207 @@
+//! `cargo xtask cluster up`: everything in its order, a line for each step.
+
+use std::fs;
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::cgroup::Hierarchies;
+use super::daemon::{create, write};
+use super::names::{self, MOST_NODES, Node};
+use super::network;
+use super::place::Place;
+use super::programs::Programs;
+use super::{control, down, images, load, mounts, node, pki, programs, run};
+use crate::command::{output, quiet, say};
+use crate::failure::Failure;
+use crate::layout::Layout;
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many nodes: n1, n2, ...
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_NODES)))]
+    nodes: u8,
+    /// How kube-proxy translates Services
+    #[arg(long, value_enum, default_value_t = Proxy::Iptables)]
+    proxy: Proxy,
+    /// Leave this node without a BPF file system at /sys/fs/bpf
+    #[arg(long, value_name = "NODE")]
+    without_bpffs: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Proxy {
+    Iptables,
+    Nftables,
+}
+
+impl Proxy {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
+    let nodes = Node::first(options.nodes);
+    check(options, &nodes)?;
+    let hierarchies = Hierarchies::find()?;
+    if names::finished().exists() && hierarchies.control_lives() {
+        return Err(Failure::new(
+            "cannot bring a cluster up",
+            "one is up already",
+            "use it: cargo xtask cluster run -- kubectl get nodes; or end it: cargo xtask cluster down",
+        )
+        .into());
+    }
+    let programs = programs::ready(layout)?;
+    let images = images::ready(layout, &programs)?;
+    if down::remains()? {
+        say("Removing what an earlier cluster left");
+        down::clear()?;
+    }
+    let steps = Steps(Instant::now());
+    let path = programs.path()?;
+    create(names::root())?;
+    create(&names::logs())?;
+    mounts::make_points(&down::mount_points_note())?;
+    hierarchies.make(&nodes)?;
+    hierarchies.join()?;
+    network::make_control(&nodes)?;
+    pki::make_control()?;
+    steps.done("certificates and the control plane's namespace are made");
+
+    let place = Place::control(&hierarchies);
+    control::start_etcd(&place, &programs, &path)?;
+    steps.done("etcd answers");
+    thread::scope(|scope| {
+        // Namespaces can be made while the API server starts.
+        let api = scope.spawn(|| control::start_api(&place, &programs, &path));
+        for node in &nodes {
+            network::make_node(*node, &nodes)?;
+            let bpffs = !options.without_bpffs.contains(&node.name());
+            mounts::make(*node, &Place::bare(&hierarchies, *node), bpffs, &path)?;
+            pki::make_node(*node)?;
+        }
+        api.join().expect("it does not panic")
+    })?;
+    steps.done("the API server is ready");
+    control::start_controllers(&place, &programs, &path)?;
+    let fittings = node::Fittings {
+        programs: &programs,
+        path: &path,
+        images: &images,
+        proxy: options.proxy,
+    };
+    load::each(&nodes, |node| {
+        node::start(node, &Place::host(&hierarchies, node)?, &fittings)
+    })?;
+    steps.done("containerd has the images, the kubelets are started");
+
+    apply_name_service(&programs)?;
+    wait_for_nodes(&programs, nodes.len())?;
+    steps.done("all nodes are Ready");
+    quiet(
+        kubectl(&programs)?
+            .args(["--namespace", "kube-system", "rollout", "status"])
+            .args(["deployment/coredns", "--timeout=90s"]),
+        "wait for CoreDNS",
+    )?;
+    finish(&programs)?;
+    steps.done("names are answered; the cluster is up");
+    say("\n  cargo xtask cluster run -- kubectl get pods -A\n  cargo xtask cluster down\n");
+    Ok(())
+}
+
+/// Time since the start.
+struct Steps(Instant);
+
+impl Steps {
+    fn done(&self, what: &str) {
+        say(&format!(
+            "  {:5.1} s  {what}",
+            self.0.elapsed().as_secs_f64()
+        ));
+    }
+}
+
+fn check(options: &Options, nodes: &[Node]) -> Result<()> {
+    for name in &options.without_bpffs {
+        if !nodes.iter().any(|node| node.name() == *name) {
+            return Err(Failure::new(
+                format!("cannot leave {name} without a BPF file system"),
+                format!("nodes are n1 to n{}", nodes.len()),
+                "name one of those",
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+fn kubectl(programs: &Programs) -> Result<Command> {
+    let mut command = Command::new(programs.find("kubectl")?);
+    run::client(&mut command);
+    Ok(command)
+}
+
+fn apply_name_service(programs: &Programs) -> Result<()> {
+    let file = names::root().join("coredns.yaml");
+    write(
+        &file,
+        include_str!("../../../tests/cluster/coredns/objects.yaml"),
+    )?;
+    quiet(
+        kubectl(programs)?.args(["apply", "-f"]).arg(&file),
+        "apply CoreDNS",
+    )
+}
+
+fn wait_for_nodes(programs: &Programs, count: usize) -> Result<()> {
+    const READY: &str =
+        r#"jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let states =
+            output(kubectl(programs)?.args(["get", "nodes", "-o", READY])).unwrap_or_default();
+        let ready = states.lines().filter(|state| *state == "True").count();
+        if ready == count {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(
+                "cannot bring the cluster up",
+                format!(
+                    "{ready} of {count} nodes are Ready after {} s",
+                    LIMIT.as_secs()
+                ),
+                format!(
+                    "read {}/*-kubelet.log; then `cargo xtask cluster down`",
+                    names::logs().display()
+                ),
+            )
+            .into());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Notes that the cluster is whole, and where its programs are.
+fn finish(programs: &Programs) -> Result<()> {
+    let folders: Vec<_> = programs
+        .folders
+        .iter()
+        .map(|folder| folder.to_string_lossy())
+        .collect();
+    let part = names::root().join("finished.part");
+    write(&part, folders.join("\n"))?;
+    fs::rename(&part, names::finished()).context("cannot say that the cluster is up")
+}
