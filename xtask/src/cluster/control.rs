@@ -103,6 +103,9 @@ pub(crate) fn start_controllers(place: &Place, programs: &Programs, path: &OsStr
             certificate("ca").display()
         ),
         format!("--cluster-signing-key-file={}", key("ca").display()),
+        // It starts with more requests than it lets itself send in four seconds.
+        "--kube-api-qps=200".to_owned(),
+        "--kube-api-burst=400".to_owned(),
         format!("--cluster-cidr={}", PODS.join(",")),
         format!("--service-cluster-ip-range={}", SERVICES.join(",")),
     ]);

@@ -201,3 +201,20 @@ fn pause(folder: &Path) -> Result<PathBuf> {
     quiet(&mut cc, "compile pause")?;
     Ok(program)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::names::DNS_SERVICE;
+
+    #[test]
+    fn the_name_service_has_the_address_and_the_image_that_nodes_know() {
+        let objects = include_str!("../../../tests/cluster/coredns/objects.yaml");
+        assert!(objects.contains(&format!("clusterIP: {DNS_SERVICE}\n")));
+        let image = objects
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("image: "))
+            .expect("it names an image");
+        assert!(RECIPES.iter().any(|recipe| recipe.names.contains(&image)));
+    }
+}

@@ -28,44 +28,18 @@ pub(crate) struct Fittings<'a> {
     pub(crate) proxy: Proxy,
 }
 
-/// Starts the node's programs.
-pub(crate) fn start(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
-    let name = node.name();
+/// Starts containerd and gives it the images; the API server need not be there.
+pub(crate) fn start_runtime(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
     let folder = node.folder();
-    let programs = fittings.programs;
-    let run = |program: &str, args: &[String]| {
-        let log = format!("{name}-{program}");
-        Daemon::start(&log, place, &programs.find(program)?, args, fittings.path)
-    };
-    write(&folder.join("containerd.toml"), runtime(&folder, programs)?)?;
+    let settings = folder.join("containerd.toml");
+    write(&settings, runtime(&folder, fittings.programs)?)?;
     write(
         &folder.join("net.d/10-ptp.conflist"),
         network(node, &folder),
     )?;
-    write(&folder.join("kubelet.json"), kubelet(node, &folder))?;
-    write(
-        &folder.join("resolv.conf"),
-        "# The cluster has no way out, and nobody to ask.\n",
-    )?;
-
-    let file = |option: &str, path: PathBuf| format!("--{option}={}", path.display());
-    run(
-        "kube-proxy",
-        &[
-            file("kubeconfig", config("kube-proxy")),
-            format!("--proxy-mode={}", fittings.proxy.name()),
-            format!("--hostname-override={name}"),
-            format!("--cluster-cidr={}", PODS.join(",")),
-            // The number of tracked connections is the machine's, not the node's.
-            "--conntrack-max-per-core=0".to_owned(),
-        ],
-    )?;
-    run(
-        "containerd",
-        &[file("config", folder.join("containerd.toml"))],
-    )?
-    .wait_until(
-        &format!("containerd does not answer on {name}"),
+    let args = [option("config", settings)];
+    start(node, "containerd", &args, place, fittings)?.wait_until(
+        &format!("containerd does not answer on {}", node.name()),
         LIMIT,
         || {
             let mut ctr = place.command("ctr");
@@ -73,18 +47,52 @@ pub(crate) fn start(node: Node, place: &Place, fittings: &Fittings<'_>) -> Resul
             answer.is_ok_and(|output| output.status.success())
         },
     )?;
-    load::import(place, fittings.path, fittings.images)?;
-    run(
-        "kubelet",
-        &[
-            file("config", folder.join("kubelet.json")),
-            file("kubeconfig", config(&name)),
-            format!("--hostname-override={name}"),
-            format!("--node-ip={},{}", node.address_4(), node.address_6()),
-            file("cert-dir", folder.join("pki")),
-        ],
+    load::import(place, fittings.path, fittings.images)
+}
+
+/// Starts kubelet and kube-proxy, which wait for the API server by themselves.
+pub(crate) fn start_clients(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
+    let name = node.name();
+    let folder = node.folder();
+    let settings = folder.join("kubelet.json");
+    write(&settings, kubelet(node, &folder))?;
+    write(
+        &folder.join("resolv.conf"),
+        "# The cluster has no way out, and nobody to ask.\n",
     )?;
-    Ok(())
+    let args = [
+        option("config", settings),
+        option("kubeconfig", config(&name)),
+        format!("--hostname-override={name}"),
+        format!("--node-ip={},{}", node.address_4(), node.address_6()),
+        option("cert-dir", folder.join("pki")),
+    ];
+    start(node, "kubelet", &args, place, fittings)?;
+    let args = [
+        option("kubeconfig", config("kube-proxy")),
+        format!("--proxy-mode={}", fittings.proxy.name()),
+        format!("--hostname-override={name}"),
+        format!("--cluster-cidr={}", PODS.join(",")),
+        // The number of tracked connections is the machine's, not the node's.
+        "--conntrack-max-per-core=0".to_owned(),
+    ];
+    start(node, "kube-proxy", &args, place, fittings).map(|_| ())
+}
+
+fn start(
+    node: Node,
+    program: &str,
+    args: &[String],
+    place: &Place,
+    fittings: &Fittings<'_>,
+) -> Result<Daemon> {
+    let log = format!("{}-{program}", node.name());
+    let file = fittings.programs.find(program)?;
+    Daemon::start(&log, place, &file, args, fittings.path)
+}
+
+fn option(name: &str, path: impl AsRef<Path>) -> String {
+    format!("--{name}={}", path.as_ref().display())
 }
 
 fn runtime(folder: &Path, programs: &Programs) -> Result<String> {

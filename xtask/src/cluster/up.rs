@@ -82,30 +82,29 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     let place = Place::control(&hierarchies);
     control::start_etcd(&place, &programs, &path)?;
     steps.done("etcd answers");
-    thread::scope(|scope| {
-        // Namespaces can be made while the API server starts.
-        let api = scope.spawn(|| control::start_api(&place, &programs, &path));
-        for node in &nodes {
-            network::make_node(*node, &nodes)?;
-            let bpffs = !options.without_bpffs.contains(&node.name());
-            mounts::make(*node, &Place::bare(&hierarchies, *node), bpffs, &path)?;
-            pki::make_node(*node)?;
-        }
-        api.join().expect("it does not panic")
-    })?;
-    steps.done("the API server is ready");
-    control::start_controllers(&place, &programs, &path)?;
     let fittings = node::Fittings {
         programs: &programs,
         path: &path,
         images: &images,
         proxy: options.proxy,
     };
-    load::each(&nodes, |node| {
-        node::start(node, &Place::host(&hierarchies, node)?, &fittings)
+    thread::scope(|scope| {
+        let api = scope.spawn(|| control::start_api(&place, &programs, &path));
+        // Nodes need it only for what comes after this.
+        load::each(&nodes, |node| {
+            network::make_node(node, &nodes)?;
+            let bpffs = !options.without_bpffs.contains(&node.name());
+            mounts::make(node, &Place::bare(&hierarchies, node), bpffs, &path)?;
+            pki::make_node(node)?;
+            node::start_runtime(node, &Place::host(&hierarchies, node)?, &fittings)
+        })?;
+        api.join().expect("it does not panic")
     })?;
-    steps.done("containerd has the images, the kubelets are started");
-
+    steps.done("the API server is ready, containerd has the images");
+    control::start_controllers(&place, &programs, &path)?;
+    for node in &nodes {
+        node::start_clients(*node, &Place::host(&hierarchies, *node)?, &fittings)?;
+    }
     apply_name_service(&programs)?;
     wait_for_nodes(&programs, nodes.len())?;
     steps.done("all nodes are Ready");
