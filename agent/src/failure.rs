@@ -75,6 +75,7 @@ pub const CODES: &[Code] = &[
         exit::TIMED_OUT,
     ),
     code("PC4004", "the agent refuses", exit::NEGATIVE),
+    code("PC4005", "the agent lacks a right", exit::NOT_PERMITTED),
     code("PC5000", "the command failed", exit::NEGATIVE),
     code("PC5001", "wrong usage", exit::USAGE),
     code("PC5002", "objects cannot be read", exit::USAGE),

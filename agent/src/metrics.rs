@@ -180,6 +180,15 @@ fn objects(registry: &mut Registry, status: &NodeStatus) {
         Unit::Seconds,
         last,
     );
+    gauges(
+        registry,
+        "watch_stale_seconds",
+        "Since when objects of a kind can not be followed, 0 if they are",
+        status.feeds.iter().map(|feed| {
+            let labels = vec![("kind", feed.kind.clone())];
+            (labels, feed.stale_secs.unwrap_or(0) as f64)
+        }),
+    );
     counter(
         registry,
         "reconcile_errors",

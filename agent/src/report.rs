@@ -103,6 +103,8 @@ pub struct FeedStatus {
     pub in_sync: bool,
     /// What fails, if something does.
     pub trouble: Option<String>,
+    /// Since when; what has changed in the cluster since then is not in force.
+    pub stale_secs: Option<u64>,
 }
 
 /// One refused object.

@@ -67,7 +67,7 @@ impl Feed {
             let (feed, rereader) = manifests::Feed::open(directory)?;
             return Ok(Self::Manifests(feed, rereader));
         }
-        Ok(Self::ApiServer(kube::Client::try_default().await?))
+        Ok(Self::ApiServer(kube_watch::connect().await?))
     }
 
     fn start(

@@ -82,10 +82,10 @@ impl World {
             Change::Apply(entry) => self.put(entry, now),
             Change::Delete { key, uid } => self.delete(&key, uid.as_deref()),
             Change::Reset { kind, live } => self.reset(kind, live, now),
-            Change::Trouble { kind, reason } => {
+            Change::Trouble { kind, trouble } => {
                 // A state to report, not one that changes a verdict.
                 if let Some(feed) = self.feeds.get_mut(&kind) {
-                    feed.trouble = reason;
+                    feed.trouble = trouble;
                 }
                 false
             }

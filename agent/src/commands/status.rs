@@ -225,7 +225,7 @@ mod tests {
             feeds: vec![FeedStatus {
                 kind: "Pod".to_owned(),
                 in_sync: true,
-                trouble: None,
+                ..FeedStatus::default()
             }],
             refused: vec![RefusedObject {
                 object: "NetworkPolicy shop/bad".to_owned(),

@@ -14,6 +14,8 @@ mod object;
 mod problem;
 pub mod watch;
 
+use std::time::Instant;
+
 pub use object::{
     EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, SliceEndpoint, SlicePort,
 };
@@ -46,6 +48,17 @@ pub enum Change {
         /// The kind whose feed it is.
         kind: Kind,
         /// What fails.
-        reason: Option<String>,
+        trouble: Option<Trouble>,
     },
+}
+
+/// Why a feed fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// In the words of whoever refused.
+    pub reason: String,
+    /// When it began.
+    pub since: Instant,
+    /// The right that the agent's service account lacks, if that is it: `list pods`.
+    pub lacks: Option<String>,
 }

@@ -1,357 +1,261 @@
 //! The API server feed: one watch for each kind, each on its own.
 //!
 //! ```text
-//! list in pages of 500 -> Reset ; watch with bookmarks -> Apply, Delete ; cut or 410 -> back off with jitter, resume or list again
+//! list, page by page -> Reset ; watch with bookmarks -> Apply, Delete ; cut: go on from the last version ; 410 or stuck: list again
 //! ```
-//! A list goes out when it is complete and never before (reliability-spec 4). Objects are decoded without a schema and converted one at a time, so
-//! one that cannot be read stops nothing; what no feature reads is dropped right behind the decoder. While the API server is away the world keeps
-//! what it has.
+//! A list goes out when it is complete and never before (reliability-spec 4). While the API server is away the world keeps what it has, and is told
+//! since when. Every wait is spread, so that the agents of a cluster do not come back all at once:
+//!
+//! 1. behind a failure: a quarter of a second, doubled each time, four seconds at most, or what the API server asks for;
+//! 2. before listing again what was listed already: one to three seconds;
+//! 3. behind a watch that the API server ended in order: none, unless it was shorter than a second.
 
-use std::borrow::Cow;
-use std::time::{Duration, Instant};
+mod pause;
+mod source;
 
-use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::ObjectMeta;
-use kube::core::DynamicResourceScope;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Resource};
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use std::time::Duration;
+
+use kube::{Client, Config};
 use tokio::sync::mpsc;
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
-use super::convert::{convert, identify};
-use super::{Batch, Change, Entry, Key, Kind};
-
-/// Objects in one page of a list.
-const PAGE: u32 = 500;
+use self::pause::Pause;
+use self::source::{Source, WatchError};
+use super::{Batch, Change, Kind, Trouble};
+use crate::failure::Failure;
 
 /// How often a failing watch is logged.
 const LOG_EVERY: Duration = Duration::from_mins(1);
 
+/// Refusals to go on from the last version before everything is listed again: the API server may never have heard of it (restored from a backup).
+/// An API server that is away refuses nothing, and all agents listing everything at its return would send it away again.
+const STUCK: u32 = 5;
+
+/// A watch that ended sooner than this is opened again with a pause.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// A client for the API server of the pod's service account, else of the kubeconfig. Asks it nothing yet.
+pub async fn connect() -> kube::Result<Client> {
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    // Failures are ours to see, to tell and to wait out.
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
 /// Starts a watch for each kind. The tasks end when the receiver of the changes is gone.
-pub fn spawn(client: &Client, changes: &mpsc::Sender<Batch>) -> tokio::task::JoinSet<()> {
-    let mut tasks = tokio::task::JoinSet::new();
+pub fn spawn(client: &Client, changes: &mpsc::Sender<Batch>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
     for kind in Kind::FED {
-        let feed = follow(kind, client.clone(), changes.clone());
-        tasks.spawn(feed.instrument(info_span!("watch", %kind)));
+        let Some(source) = Source::new(kind, client.clone()) else {
+            continue;
+        };
+        let feed = Feed::new(kind, source, changes.clone());
+        tasks.spawn(feed.run().instrument(info_span!("watch", %kind)));
     }
     tasks
 }
 
 /// One kind's watch.
-async fn follow(kind: Kind, client: Client, changes: mpsc::Sender<Batch>) {
-    let Some(resource) = ResourceName::of(kind) else {
-        return;
-    };
-    let api: Api<Raw> = Api::all_with(client, &resource);
-    let config = watcher::Config::default().page_size(PAGE);
-    let mut events = watcher::watcher(api, config)
-        .default_backoff()
-        .into_stream()
-        .boxed();
-    let mut feed = Feed {
-        kind,
-        listing: Vec::new(),
-        trouble: None,
-    };
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = changes.closed() => return,
-        };
-        let batch = match event {
-            Some(Ok(event)) => feed.event(event),
-            Some(Err(error)) => feed.failure(&error),
-            None => return,
-        };
-        if !batch.is_empty() && changes.send(batch).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// What one watch remembers between two events.
 struct Feed {
     kind: Kind,
-    /// The list that is being read.
-    listing: Vec<Entry>,
-    /// When the running failure was last logged.
-    trouble: Option<Instant>,
+    source: Source,
+    changes: mpsc::Sender<Batch>,
+    /// How far the world is; `None` = nothing, or too far behind: list.
+    version: Option<String>,
+    pause: Pause,
+    /// Refusals since anything was learnt.
+    refusals: u32,
+    /// What does not work, as the world was told.
+    trouble: Option<Trouble>,
+    logged: Option<Instant>,
 }
+
+/// Nobody listens any more.
+struct Closed;
 
 impl Feed {
-    fn event(&mut self, event: Event<Raw>) -> Batch {
-        let change = match event {
-            Event::Init => {
-                self.listing.clear();
-                return Batch::new();
-            }
-            Event::InitApply(object) => {
-                self.listing.extend(self.entry(&object));
-                return Batch::new();
-            }
-            Event::InitDone => {
-                info!(objects = self.listing.len(), "Listed");
-                Some(Change::Reset {
-                    kind: self.kind,
-                    live: std::mem::take(&mut self.listing),
-                })
-            }
-            Event::Apply(object) => self.entry(&object).map(Change::Apply),
-            Event::Delete(object) => self.key(&object).map(|key| Change::Delete {
-                key,
-                uid: object.metadata.uid,
-            }),
-        };
-        let mut batch: Batch = change.into_iter().collect();
-        // Every event behind a failure means that the API server answers again.
-        if self.trouble.take().is_some() {
-            info!("Watch works again");
-            batch.push(Change::Trouble {
-                kind: self.kind,
-                reason: None,
-            });
+    fn new(kind: Kind, source: Source, changes: mpsc::Sender<Batch>) -> Self {
+        Self {
+            kind,
+            source,
+            changes,
+            version: None,
+            pause: Pause::default(),
+            refusals: 0,
+            trouble: None,
+            logged: None,
         }
-        batch
     }
 
-    fn failure(&mut self, error: &watcher::Error) -> Batch {
-        let due = self
-            .trouble
-            .is_none_or(|logged| logged.elapsed() >= LOG_EVERY);
-        if !due {
-            debug!(%error, "Watch failed again");
-            return Batch::new();
+    async fn run(mut self) {
+        let changes = self.changes.clone();
+        tokio::select! {
+            // Ends only when nobody listens.
+            Err(Closed) = self.follow() => {}
+            () = changes.closed() => {}
         }
-        warn!(%error, "Watch failed, the last state stays in force");
-        self.trouble = Some(Instant::now());
-        vec![Change::Trouble {
-            kind: self.kind,
-            reason: Some(error.to_string()),
-        }]
     }
 
-    fn entry(&self, object: &Raw) -> Option<Entry> {
-        self.key(object).map(|key| convert(key, &object.value))
-    }
-
-    /// The API server gives every object a name; one without is not an object.
-    fn key(&self, object: &Raw) -> Option<Key> {
-        identify(self.kind, &object.value)
-            .map_err(|error| warn!(%error, "Skipping an object without a name"))
-            .ok()
-    }
-}
-
-/// An object of any kind, undecoded. Decoding it cannot fail, so that a page of a list never fails because of one of its items.
-#[derive(Clone, Debug)]
-struct Raw {
-    metadata: ObjectMeta,
-    value: Value,
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut value = Value::deserialize(deserializer)?;
-        let text = |name: &str| {
-            value
-                .pointer(name)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
-        let metadata = ObjectMeta {
-            name: text("/metadata/name"),
-            namespace: text("/metadata/namespace"),
-            uid: text("/metadata/uid"),
-            resource_version: text("/metadata/resourceVersion"),
-            ..ObjectMeta::default()
-        };
-        // Often the larger half of an object; held for a whole page otherwise.
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
+    async fn follow(&mut self) -> Result<(), Closed> {
+        loop {
+            let result = match self.version.clone() {
+                None => self.list().await?,
+                Some(version) => self.watch(version).await?,
+            };
+            let wait = match result {
+                Ok(()) => continue,
+                Err(error) => self.fail(&error).await?,
+            };
+            tokio::time::sleep(wait).await;
         }
-        Ok(Self { metadata, value })
     }
-}
 
-/// How the API names a kind.
-struct ResourceName {
-    group: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-}
+    /// All objects. A page that fails takes the whole list with it.
+    async fn list(&mut self) -> Result<Result<(), WatchError>, Closed> {
+        let mut live = Vec::new();
+        let mut more = None;
+        loop {
+            match self.source.page(more).await {
+                Ok(page) => {
+                    live.extend(page.entries);
+                    if page.more.is_none() {
+                        info!(objects = live.len(), "Listed");
+                        self.version = Some(page.version);
+                        let kind = self.kind;
+                        self.learnt(Some(Change::Reset { kind, live })).await?;
+                        return Ok(Ok(()));
+                    }
+                    more = page.more;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
 
-impl ResourceName {
-    fn of(kind: Kind) -> Option<Self> {
-        let (group, plural) = match kind {
-            Kind::Namespace => ("", "namespaces"),
-            Kind::Node => ("", "nodes"),
-            Kind::Pod => ("", "pods"),
-            Kind::Service => ("", "services"),
-            Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
-            Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
-            Kind::Document => return None,
+    /// What changes from `version` on, until the watch ends.
+    async fn watch(&mut self, version: String) -> Result<Result<(), WatchError>, Closed> {
+        let opened = Instant::now();
+        let mut lines = match self.source.watch(&version).await {
+            Ok(lines) => lines,
+            Err(error) => return Ok(Err(error)),
         };
-        Some(Self {
-            group,
-            kind: kind.name(),
-            plural,
-        })
+        // The API server has taken the watch: what is known is as of now.
+        self.works().await?;
+        loop {
+            match lines.next().await {
+                Ok(Some(signal)) => {
+                    self.version = Some(signal.version);
+                    self.learnt(signal.change).await?;
+                }
+                Ok(None) => {
+                    if opened.elapsed() < SHORT {
+                        tokio::time::sleep(self.pause.after_failure()).await;
+                    }
+                    return Ok(Ok(()));
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Something was read and understood.
+    async fn learnt(&mut self, change: Option<Change>) -> Result<(), Closed> {
+        self.refusals = 0;
+        self.pause.reset();
+        if let Some(change) = change {
+            self.send(vec![change]).await?;
+        }
+        self.works().await
+    }
+
+    /// The API server answers.
+    async fn works(&mut self) -> Result<(), Closed> {
+        let Some(trouble) = self.trouble.take() else {
+            return Ok(());
+        };
+        info!(
+            secs = trouble.since.elapsed().as_secs(),
+            "Watch works again"
+        );
+        let kind = self.kind;
+        self.send(vec![Change::Trouble {
+            kind,
+            trouble: None,
+        }])
+        .await
+    }
+
+    /// Tells of the failure; says how long to wait.
+    async fn fail(&mut self, error: &WatchError) -> Result<Duration, Closed> {
+        self.refusals += u32::from(error.is_refusal());
+        if matches!(error, WatchError::Gone) || self.refusals >= STUCK {
+            // Not trouble yet: the API server answers, and what is known stays in force until the new list is complete.
+            info!(%error, "Listing again");
+            self.version = None;
+            self.refusals = 0;
+            return Ok(Pause::before_listing_again().max(self.pause.after_failure()));
+        }
+        self.log(error);
+        let now = Some(Trouble {
+            reason: error.in_full(),
+            since: match &self.trouble {
+                Some(trouble) => trouble.since,
+                None => Instant::now().into_std(),
+            },
+            lacks: error.lacks(),
+        });
+        if self.trouble != now {
+            self.trouble.clone_from(&now);
+            let kind = self.kind;
+            let trouble = now;
+            self.send(vec![Change::Trouble { kind, trouble }]).await?;
+        }
+        Ok(self.pause.after_failure().max(error.wait()))
+    }
+
+    fn log(&mut self, error: &WatchError) {
+        let reason = error.in_full();
+        if self
+            .logged
+            .is_some_and(|logged| logged.elapsed() < LOG_EVERY)
+        {
+            debug!(error = reason, "Watch failed again");
+            return;
+        }
+        self.logged = Some(Instant::now());
+        if let Some(right) = error.lacks() {
+            let Failure {
+                code,
+                what,
+                why,
+                do_,
+            } = lacks(&right, &reason);
+            error!(code, what, why, "do" = do_, "Service account lacks a right");
+        } else {
+            warn!(
+                error = reason,
+                "Watch failed, the last state stays in force"
+            );
+        }
+    }
+
+    async fn send(&self, batch: Batch) -> Result<(), Closed> {
+        let sent = self.changes.send(batch).await;
+        sent.map_err(|_closed| Closed)
     }
 }
 
-impl Resource for Raw {
-    type DynamicType = ResourceName;
-    type Scope = DynamicResourceScope;
-
-    fn kind(name: &ResourceName) -> Cow<'_, str> {
-        name.kind.into()
-    }
-
-    fn group(name: &ResourceName) -> Cow<'_, str> {
-        name.group.into()
-    }
-
-    fn version(_: &ResourceName) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(name: &ResourceName) -> Cow<'_, str> {
-        name.plural.into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+/// The three lines of a missing right.
+fn lacks(right: &str, reason: &str) -> Failure {
+    Failure::new(
+        "PC4005",
+        format!("the agent may not {right}"),
+        reason,
+        "apply the ClusterRole and the ClusterRoleBinding of deploy/portcullis.yaml",
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn raw(value: &Value) -> Raw {
-        serde_json::from_value(value.clone()).unwrap()
-    }
-
-    fn pod(name: &str, labels: &Value) -> Raw {
-        raw(
-            &json!({"metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": labels,
-            "managedFields": [{"manager": "x"}]}, "spec": {"nodeName": "n1"}}),
-        )
-    }
-
-    fn feed() -> Feed {
-        Feed {
-            kind: Kind::Pod,
-            listing: Vec::new(),
-            trouble: None,
-        }
-    }
-
-    #[test]
-    fn a_list_goes_out_whole_and_one_bad_object_does_not_stop_it() {
-        let mut feed = feed();
-        assert!(feed.event(Event::Init).is_empty());
-        for object in [
-            pod("a", &json!({"x": "y"})),
-            pod("b", &json!("no map")),
-            raw(&json!("no object")),
-        ] {
-            assert!(feed.event(Event::InitApply(object)).is_empty());
-        }
-        let batch = feed.event(Event::InitDone);
-        let [
-            Change::Reset {
-                kind: Kind::Pod,
-                live,
-            },
-        ] = batch.as_slice()
-        else {
-            panic!("{batch:?}");
-        };
-        assert_eq!(live.len(), 2);
-        assert!(live[0].object.is_some() && live[0].problems.is_empty());
-        assert!(live[1].object.is_none());
-        assert_eq!(live[1].problems[0].field, "metadata.labels");
-    }
-
-    #[test]
-    fn a_list_that_is_cut_is_never_applied() {
-        let mut feed = feed();
-        feed.event(Event::Init);
-        feed.event(Event::InitApply(pod("a", &json!({}))));
-        let batch = feed.failure(&watcher::Error::NoResourceVersion);
-        assert!(matches!(
-            batch.as_slice(),
-            [Change::Trouble {
-                reason: Some(_),
-                ..
-            }]
-        ));
-        assert!(
-            feed.failure(&watcher::Error::NoResourceVersion).is_empty(),
-            "told once"
-        );
-        feed.event(Event::Init);
-        feed.event(Event::InitApply(pod("b", &json!({}))));
-        let batch = feed.event(Event::InitDone);
-        let [
-            Change::Reset { live, .. },
-            Change::Trouble { reason: None, .. },
-        ] = batch.as_slice()
-        else {
-            panic!("{batch:?}");
-        };
-        assert_eq!(
-            live.iter()
-                .map(|entry| entry.key.name.as_str())
-                .collect::<Vec<_>>(),
-            ["b"]
-        );
-    }
-
-    #[test]
-    fn a_delete_carries_the_uid_of_what_was_deleted() {
-        let batch = feed().event(Event::Delete(pod("a", &json!({}))));
-        let [Change::Delete { key, uid }] = batch.as_slice() else {
-            panic!("{batch:?}");
-        };
-        assert_eq!(key.to_string(), "Pod shop/a");
-        assert_eq!(uid.as_deref(), Some("uid-a"));
-    }
-
-    #[test]
-    fn lists_decode_whatever_their_items_are() {
-        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
-            "items": [{"metadata": {"name": "a", "managedFields": []}}, {"metadata": 5}, []]});
-        let list: kube::core::ObjectList<Raw> = serde_json::from_value(list).unwrap();
-        assert_eq!(list.items.len(), 3);
-        assert!(
-            list.items[0].value["metadata"]
-                .get("managedFields")
-                .is_none()
-        );
-    }
-
-    #[test]
-    fn urls_are_those_of_the_api() {
-        let url = |kind| Raw::url_path(&ResourceName::of(kind).unwrap(), None);
-        assert_eq!(url(Kind::Pod), "/api/v1/pods");
-        assert_eq!(
-            url(Kind::NetworkPolicy),
-            "/apis/networking.k8s.io/v1/networkpolicies"
-        );
-        assert_eq!(
-            url(Kind::EndpointSlice),
-            "/apis/discovery.k8s.io/v1/endpointslices"
-        );
-    }
-}
+mod tests;

@@ -22,22 +22,23 @@ impl Node {
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        for (kind, feed) in self.world.feeds().iter().filter(|(_, feed)| !feed.in_sync) {
-            let trouble = feed
-                .trouble
-                .as_deref()
-                .map(|trouble| format!(": {trouble}"))
-                .unwrap_or_default();
-            missing.push(format!(
-                "{} objects are not listed yet{trouble}",
-                kind.name()
-            ));
+        for (kind, feed) in self
+            .world
+            .feeds()
+            .iter()
+            .filter(|(_, feed)| feed.is_stale())
+        {
+            missing.extend(feed.problem(*kind));
         }
         if let Some(failure) = &self.failure {
             missing.push(format!("the tables are not up to date: {failure}"));
         }
         if missing.is_empty() && self.in_force != Some(self.world.generation()) {
             missing.push("the newest objects are not in force yet".to_owned());
+        }
+        if self.in_force.is_none() {
+            // Nobody has looked for pods yet.
+            return missing;
         }
         // Whether its programs are attached, by uid.
         let bound: BTreeMap<&String, bool> = self
@@ -53,9 +54,13 @@ impl Node {
             })
             .collect();
         let model = self.world.snapshot();
-        for workload in model.workloads.values() {
-            let local = workload.node.as_deref() == Some(self.world.node());
-            if local && workload.is_endpoint() && !workload.addresses.is_empty() {
+        // As the compiler sees them: with the addresses that are in force.
+        let local = self
+            .world
+            .local_pods()
+            .filter_map(|pod| model.workloads.get(&pod.workload.uid));
+        for workload in local {
+            if workload.is_endpoint() && !workload.addresses.is_empty() {
                 let lacks = match bound.get(&workload.uid) {
                     Some(true) => continue,
                     Some(false) => "has no programs on its interface",
@@ -80,13 +85,12 @@ impl Node {
                 "pods in the host network are not guarded at their sockets: {reason}"
             ));
         }
-        problems.extend(self.world.feeds().iter().filter_map(|(kind, feed)| {
-            Some(format!(
-                "feed of {}: {}",
-                kind.name(),
-                feed.trouble.as_ref()?
-            ))
-        }));
+        let doubtful = self
+            .world
+            .feeds()
+            .iter()
+            .filter(|(_, feed)| !feed.is_stale());
+        problems.extend(doubtful.filter_map(|(kind, feed)| feed.problem(*kind)));
         let counts = self.world.counts();
         let slots = self.dataplane.slots();
         let state = self.dataplane.state();
@@ -144,7 +148,11 @@ impl Node {
                 .map(|(kind, feed)| FeedStatus {
                     kind: kind.name().to_owned(),
                     in_sync: feed.in_sync,
-                    trouble: feed.trouble.clone(),
+                    trouble: feed.trouble.as_ref().map(|trouble| trouble.reason.clone()),
+                    stale_secs: feed
+                        .trouble
+                        .as_ref()
+                        .map(|trouble| trouble.since.elapsed().as_secs()),
                 })
                 .collect(),
             refused: self

@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_policy::model::Labels;
 
 use super::*;
-use crate::kube::{Reason, SliceEndpoint};
+use crate::kube::{Reason, SliceEndpoint, Trouble};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -123,7 +123,11 @@ fn what_changes_nothing_is_no_change() {
     assert!(!world.apply(
         Change::Trouble {
             kind: Kind::Pod,
-            reason: Some("away".to_owned())
+            trouble: Some(Trouble {
+                reason: "away".to_owned(),
+                since: Instant::now(),
+                lacks: None,
+            }),
         },
         NOW
     ));

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::reader::Reader;
-use super::{Batch, Change, Kind};
+use super::{Batch, Change, Kind, Trouble};
 use crate::endpoint::directory::DirectoryWatch;
 
 /// How long the directory has to be quiet before it is read.
@@ -140,7 +140,10 @@ impl Feed {
                 Ok(state) => {
                     let mut batch = reader.difference(state);
                     if std::mem::take(&mut trouble) {
-                        batch.extend(Kind::FED.map(|kind| Change::Trouble { kind, reason: None }));
+                        batch.extend(Kind::FED.map(|kind| Change::Trouble {
+                            kind,
+                            trouble: None,
+                        }));
                         info!(directory = %self.directory.display(), "Manifest directory is readable again");
                     }
                     if !batch.is_empty() && changes.send(batch).await.is_err() {
@@ -155,7 +158,11 @@ impl Feed {
                         warn!(%directory, error = %reason, "Manifest directory cannot be read, the last state stays in force");
                         let batch = Kind::FED.map(|kind| Change::Trouble {
                             kind,
-                            reason: Some(reason.clone()),
+                            trouble: Some(Trouble {
+                                reason: reason.clone(),
+                                since: Instant::now().into_std(),
+                                lacks: None,
+                            }),
                         });
                         if changes.send(batch.to_vec()).await.is_err() {
                             return Ok(());
