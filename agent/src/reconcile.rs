@@ -46,6 +46,10 @@ pub struct Node {
     enforced: BTreeMap<u32, f64>,
     /// World generation in force; `None` before the first tables.
     in_force: Option<u64>,
+    /// Whether the view of the node has been taken in.
+    seen: bool,
+    /// Cgroups on the metadata guard's allow list that are in force.
+    allowed: BTreeSet<u64>,
     failure: Option<String>,
     revision: u64,
     apply_errors: u64,
@@ -93,6 +97,8 @@ impl Node {
             first_seen: BTreeMap::new(),
             enforced: BTreeMap::new(),
             in_force: None,
+            seen: false,
+            allowed: BTreeSet::new(),
             failure: None,
             revision: 0,
             apply_errors: 0,
@@ -119,6 +125,7 @@ impl Node {
     /// Takes in what the node shows. Programs go onto new interfaces at once.
     pub fn observe(&mut self, observed: Arc<Observed>) {
         self.observed = observed;
+        self.seen = false;
         if let Err(error) = self.guard() {
             error!(error = %format!("{error:#}"), "Failed to guard an uplink");
             self.failure = Some(format!("{error:#}"));
@@ -189,6 +196,14 @@ impl Node {
         if !self.world.in_sync() {
             return;
         }
+        let allowed = self.allowed_cgroups();
+        if self.is_current() && self.allowed == allowed {
+            // What changed is nothing that a table holds; an interface that refused its programs may take them now.
+            self.attach_pods();
+            self.note_enforced();
+            return;
+        }
+        self.allowed = allowed;
         let started = Instant::now();
         match self.try_reconcile() {
             Ok(writes) => {
@@ -200,6 +215,7 @@ impl Node {
                 }
                 let first = self.in_force.is_none();
                 self.in_force = Some(self.world.generation());
+                self.seen = true;
                 self.attach_pods();
                 if first {
                     let alive: BTreeSet<u32> = self.observed.interfaces.keys().copied().collect();
@@ -224,6 +240,11 @@ impl Node {
                 self.failure = Some(text);
             }
         }
+    }
+
+    /// Whether the tables were made from world and node as they are now.
+    fn is_current(&self) -> bool {
+        self.in_force == Some(self.world.generation()) && self.seen && self.failure.is_none()
     }
 
     fn try_reconcile(&mut self) -> Result<usize> {

@@ -60,7 +60,7 @@ impl Node {
                 })
                 .collect(),
             nodes,
-            cgroups: self.allowed_cgroups(),
+            cgroups: self.allowed.clone(),
             config: self.config(),
         }
     }
@@ -115,7 +115,7 @@ impl Node {
     }
 
     /// Cgroups of pods in the host network that are on the allow list.
-    fn allowed_cgroups(&self) -> BTreeSet<u64> {
+    pub(super) fn allowed_cgroups(&self) -> BTreeSet<u64> {
         let Ok(parent) = &self.cgroup else {
             return BTreeSet::new();
         };
