@@ -31,6 +31,12 @@ pub enum Command {
     Bpf(BpfCommand),
     /// Remove every program, link, map and filter of an agent
     Uninstall(UninstallArgs),
+    /// Mount a bpffs where there is none yet (needs root with `CAP_SYS_ADMIN`)
+    MountBpffs {
+        /// Where; the directory has to exist
+        #[arg(default_value = "/sys/fs/bpf")]
+        directory: PathBuf,
+    },
     /// A node of network namespaces on this machine, to try things and to test
     #[cfg(feature = "lab")]
     #[command(subcommand)]

@@ -10,7 +10,7 @@ use hyper::Method;
 use portcullis::cli::{
     AgentArgs, BpfCommand, Cli, Command, ExplainArgs, Output, UnknownPodArg, Verdict,
 };
-use portcullis::commands::{bpf, explain, status, uninstall};
+use portcullis::commands::{bpf, explain, mount_bpffs, status, uninstall};
 use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
 use portcullis::report::NodeStatus;
@@ -73,6 +73,7 @@ fn dispatch(command: Command, out: &mut dyn io::Write) -> Result<u8> {
         Command::Uninstall(arguments) => {
             uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)
         }
+        Command::MountBpffs { directory } => mount_bpffs::mount_bpffs(&directory, out),
         #[cfg(feature = "lab")]
         Command::Lab(command) => portcullis::lab::run(command, out),
         Command::ExplainError { code } => failure::explain_error(&code, out),

@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod explain;
+pub mod mount_bpffs;
 pub mod status;
 pub mod table;
 pub mod uninstall;
