@@ -1,0 +1,114 @@
+//! What `deploy/` asks of a cluster: the agent's rights and capabilities to the letter, so that nothing is added unseen, and names that fit together.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(path)
+}
+
+fn documents(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(deploy(path)).expect("the file is there");
+    serde_saphyr::from_multiple(&text).expect("the file is YAML")
+}
+
+fn of_kind(documents: &[Value], kind: &str) -> Value {
+    let all: Vec<&Value> = documents
+        .iter()
+        .filter(|document| document["kind"] == kind)
+        .collect();
+    assert_eq!(all.len(), 1, "one {kind}");
+    all[0].clone()
+}
+
+fn agent(daemon_set: &Value) -> &Value {
+    let containers = &daemon_set["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers.as_array().map(Vec::len), Some(1));
+    &containers[0]
+}
+
+#[test]
+fn the_agent_has_these_rights_and_no_others() {
+    let manifest = documents("portcullis.yaml");
+    assert_eq!(manifest.len(), 5);
+    let read = json!(["get", "list", "watch"]);
+    assert_eq!(
+        of_kind(&manifest, "ClusterRole")["rules"],
+        json!([
+            {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "services"], "verbs": read},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+            {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+        ])
+    );
+    let binding = of_kind(&manifest, "ClusterRoleBinding");
+    let account = of_kind(&manifest, "ServiceAccount");
+    assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+    assert_eq!(binding["roleRef"]["name"], "portcullis");
+}
+
+#[test]
+fn the_agent_has_two_capabilities_and_writes_to_two_places() {
+    let daemon_set = of_kind(&documents("portcullis.yaml"), "DaemonSet");
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let agent = agent(&daemon_set);
+    let expected = json!({
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    assert_eq!(agent["securityContext"], expected);
+    let mounts = agent["volumeMounts"].as_array().expect("it has mounts");
+    let writable: Vec<&Value> = mounts
+        .iter()
+        .filter(|mount| mount["readOnly"] != true)
+        .map(|mount| &mount["mountPath"])
+        .collect();
+    assert_eq!(writable, ["/sys/fs/bpf", "/run/portcullis"]);
+    for host in ["hostPID", "hostIPC"] {
+        assert_eq!(pod[host], Value::Null);
+    }
+    assert_eq!(pod["initContainers"], Value::Null);
+}
+
+#[test]
+fn nothing_takes_protection_away_when_an_agent_ends() {
+    for path in [
+        "portcullis.yaml",
+        "overlays/mount-bpffs/init-container.yaml",
+    ] {
+        let text = fs::read_to_string(deploy(path)).expect("the file is there");
+        let said = text.lines().filter(|line| !line.trim().starts_with('#'));
+        for line in said {
+            assert!(
+                !line.contains("preStop") && !line.contains("uninstall"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_manifest_names_the_image_that_is_built() {
+    let image = format!(
+        "ghcr.io/portcullis-dev/portcullis:{}",
+        env!("CARGO_PKG_VERSION")
+    );
+    let manifest = of_kind(&documents("portcullis.yaml"), "DaemonSet");
+    assert_eq!(agent(&manifest)["image"], image);
+    let overlay = documents("overlays/mount-bpffs/init-container.yaml");
+    let init = &overlay[0]["spec"]["template"]["spec"]["initContainers"][0];
+    assert_eq!(init["image"], image);
+    let builder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/src/image.rs");
+    let builder = fs::read_to_string(builder).expect("the file is there");
+    let (repository, _) = image.rsplit_once(':').expect("it has a tag");
+    assert!(builder.contains(&format!("\"{repository}\"")));
+}
