@@ -107,6 +107,9 @@ pub struct AgentArgs {
     /// What an interface without a known pod does; metadata is closed either way
     #[arg(long, value_enum, default_value_t = UnknownPodArg::Closed)]
     pub unknown_pod: UnknownPodArg,
+    /// On the first start on a node, keep open connections that policy allows if they carry a packet within this time [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub adopt_existing: Option<Duration>,
     /// Serve /metrics over TCP too [default: on the socket only]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,

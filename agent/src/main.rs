@@ -100,6 +100,7 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         host_cgroup: arguments.host_cgroup,
         own_uid: arguments.own_uid,
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
+        adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,
             UnknownPodArg::Open => UnknownPod::Open,

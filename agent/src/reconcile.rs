@@ -16,15 +16,17 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use portcullis_common::conntrack;
 use portcullis_policy::compile;
 use portcullis_policy::tables::Tables;
 use tracing::{error, info, warn};
 
 use crate::dataplane::Dataplane;
+use crate::dataplane::adopt::existing;
 use crate::dataplane::attach::Role;
 use crate::dataplane::plan::Desired;
 use crate::endpoint::cgroup::{self, PodCgroup};
-use crate::endpoint::{EndpointBinding, InterfaceKind, Observed, resolve};
+use crate::endpoint::{EndpointBinding, InterfaceKind, Observed, resolve, tracked};
 use crate::failure::Failure;
 use crate::kube::Batch;
 use crate::settings::Settings;
@@ -216,8 +218,13 @@ impl Node {
                 let first = self.in_force.is_none();
                 self.in_force = Some(self.world.generation());
                 self.seen = true;
+                // Most are known when the first packet comes; those that were opened meanwhile, a moment later.
+                if first {
+                    self.adopt_existing();
+                }
                 self.attach_pods();
                 if first {
+                    self.adopt_existing();
                     let alive: BTreeSet<u32> = self.observed.interfaces.keys().copied().collect();
                     self.dataplane
                         .hooks()
@@ -245,6 +252,30 @@ impl Node {
     /// Whether the tables were made from world and node as they are now.
     fn is_current(&self) -> bool {
         self.in_force == Some(self.world.generation()) && self.seen && self.failure.is_none()
+    }
+
+    /// On the first start on a node: remembers the connections that its pods have open, if the operator wants that.
+    fn adopt_existing(&mut self) {
+        let Some(patience) = self.settings.adopt_existing else {
+            return;
+        };
+        if self.dataplane.adopted {
+            return;
+        }
+        let ticks = conntrack::tick(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
+        let endpoints: Vec<_> = self.dataplane.state().endpoints.values().copied().collect();
+        let remembered = tracked::read()
+            .context("reading the kernel's connection tracking")
+            .and_then(|open| {
+                let existing = existing(&open, &endpoints, &self.observed.node_addresses, ticks);
+                self.dataplane.remember(&existing)
+            });
+        match remembered {
+            Ok(entries) => info!(entries, "Connections that were open are adopted"),
+            Err(error) => {
+                warn!(error = %format!("{error:#}"), "Failed to adopt connections that were open");
+            }
+        }
     }
 
     fn try_reconcile(&mut self) -> Result<usize> {

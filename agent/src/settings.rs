@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Everything that `portcullis agent` can be told.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub metadata_allow: BTreeSet<(String, String)>,
     /// What an interface without a known pod does.
     pub unknown_pod: UnknownPod,
+    /// How long a connection that was open when the agent first came to the node may be silent and still be known; none is if absent.
+    pub adopt_existing: Option<Duration>,
     /// Where metrics are served over TCP; nowhere if absent.
     pub metrics: Option<SocketAddr>,
     /// Where health is served over TCP; nowhere if absent.

@@ -164,6 +164,22 @@ record! {
 }
 
 record! {
+    /// A connection that is older than the programs: what the agent gives to `pc_adopt`, behind an Ethernet header.
+    pub struct Existing: 40 {
+        /// The connection.
+        pub key: FlowKey,
+        /// [`crate::conntrack::flags`].
+        pub flags: u32,
+        /// Other than its endpoint's: it is judged at its first packet.
+        pub revision: u32,
+        /// Ticks for which it may be silent before that.
+        pub patience: u32,
+        /// Always 0.
+        pub reserved: u32,
+    }
+}
+
+record! {
     /// Key of a verdict. `pc_policy`.
     pub struct PolicyKey: 8 {
         /// Policy id.

@@ -29,6 +29,7 @@ use crate::tables::{self, Tables};
 use crate::{atomic, maps, quota};
 use entry::{flags_of, is_alive};
 use icmp::flow_icmp;
+pub use open::insert;
 use open::open;
 
 /// How a packet stands to its endpoint.

@@ -8,6 +8,7 @@
 //! | `pc_to_host` | `cgroup_skb` ingress of the host cgroup | what is delivered to sockets of the node |
 //! | `pc_connect4` ... | cgroup socket hooks of the pods' cgroup | what pods in the host network ask of the kernel |
 //! | `pc_sweep` | none: run by the agent through `BPF_PROG_TEST_RUN` | the conntrack table |
+//! | `pc_adopt` | none: likewise | a connection that is older than the programs |
 //!
 //! On the host this crate is empty, so that editors and clippy work everywhere; `cargo xtask build` compiles it for the kernel.
 #![cfg_attr(
@@ -25,6 +26,8 @@
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
+#[cfg(target_arch = "bpf")]
+mod adopt;
 #[cfg(target_arch = "bpf")]
 mod answer;
 #[cfg(target_arch = "bpf")]
@@ -64,7 +67,7 @@ mod programs {
     use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockoptContext, TcContext};
 
     use crate::ctx::{self, Frame};
-    use crate::{hooks, socket, sweep};
+    use crate::{adopt, hooks, socket, sweep};
 
     #[classifier]
     pub fn pc_from_pod(ctx: TcContext) -> i32 {
@@ -95,6 +98,11 @@ mod programs {
     #[classifier]
     pub fn pc_sweep(_ctx: TcContext) -> i32 {
         sweep::run()
+    }
+
+    #[classifier]
+    pub fn pc_adopt(ctx: TcContext) -> i32 {
+        adopt::run(Frame::new(ctx.skb.skb))
     }
 
     #[cgroup_sock_addr(connect4)]

@@ -43,9 +43,10 @@ pub static EPOCH: Array<u32, 1> = Array::new();
 #[btf_map(name = "pc_recent")]
 pub static RECENT: PerCpuArray<Note, { NOTES as usize }> = PerCpuArray::new();
 
-/// Working memory of each processor (`scratch.rs`). Programs write and read. Not pinned: nothing in it outlives a packet.
+/// Working memory of each processor (`scratch.rs`), for packets and for the agent's own runs. Programs write and read. Not pinned: nothing in it outlives
+/// a packet.
 #[btf_map(name = "pc_scratch")]
-pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 2> = PerCpuArray::new();
 
 /// Exact address -> identity. Agent writes. Full: the update is refused and the old version stays.
 #[btf_map(name = "pc_peers")]

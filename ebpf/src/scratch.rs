@@ -5,7 +5,8 @@
 //! program that writes a number of known range there and then a part of it anew (ab125ed3ec1c, mended by b0e66977dc07). So the stack holds whole
 //! 64-bit words and nothing else: what the compiler spills, and a few small keys.
 //!
-//! Programs that read packets run with softirqs held off, so none interrupts another one on its processor, and one set of places is enough.
+//! Programs that read packets run with softirqs held off, so none interrupts another one on its processor, and one set of places is enough for them.
+//! What the agent runs itself may be interrupted by them, and has a second one.
 
 use core::cell::UnsafeCell;
 
@@ -90,9 +91,16 @@ impl<T> Place<T> {
     }
 }
 
-/// This processor's. There is always one; the verifier wants to see the case that there is not.
+/// This processor's for packets. There is always one; the verifier wants to see the case that there is not.
 #[inline(always)]
 pub fn get() -> Option<&'static Scratch> {
     // SAFETY: values of an array live as long as the map; all fields are cells.
     maps::SCRATCH.first().map(|scratch| unsafe { &*scratch })
+}
+
+/// This processor's for programs that the agent runs, one at a time.
+#[inline(always)]
+pub fn of_agent() -> Option<&'static Scratch> {
+    // SAFETY: as above.
+    maps::SCRATCH.at(1).map(|scratch| unsafe { &*scratch })
 }

@@ -2,6 +2,8 @@
 
 #[path = "restart/beside.rs"]
 mod beside;
+#[path = "restart/busy.rs"]
+mod busy;
 #[path = "restart/changes.rs"]
 mod changes;
 #[path = "restart/foreign.rs"]

@@ -7,7 +7,8 @@ use portcullis_tests::scene::kernel::{self, CLASSIFIER, Program};
 use portcullis_tests::scene::{NEVER, NODE_V4, NODE_V6, Pod, SOON, Scene, ip, pod};
 
 /// Every program of the object.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
+    "pc_adopt",
     "pc_connect4",
     "pc_connect6",
     "pc_from_pod",

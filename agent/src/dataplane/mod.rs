@@ -3,6 +3,7 @@
 //! `plan` decides, `kernel` writes, `attach` puts programs on hooks, `pins` says whose all that is. Only [`Dataplane`] holds them together, and only
 //! the world task calls it: there is no lock.
 
+pub mod adopt;
 pub mod attach;
 pub mod error;
 pub mod inspect;
@@ -21,7 +22,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
 use nix::fcntl::Flock;
-use portcullis_common::abi::{Owner, Slot, drop_index};
+use portcullis_common::abi::{Existing, Owner, Slot, drop_index};
+use zerocopy::IntoBytes as _;
 
 use attach::{Hooks, Role};
 use error::OpenError;
@@ -33,6 +35,9 @@ use state::{Action, State};
 
 /// The BPF object, built with the agent.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PORTCULLIS_BPF_OBJECT"));
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
 
 /// Programs, tables and what is in them.
 pub struct Dataplane {
@@ -196,16 +201,31 @@ impl Dataplane {
     /// Removes connections that are gone.
     pub fn sweep(&mut self) -> Result<()> {
         // The kernel wants a packet to run a classifier on; the program looks at none.
-        let frame = [0_u8; 64];
+        self.run("pc_sweep", &[0; 64]).map(|_| ())
+    }
+
+    /// Remembers connections that were open before; says how many were new.
+    pub fn remember(&mut self, existing: &[Existing]) -> Result<usize> {
+        let mut remembered = 0;
+        for entry in existing {
+            let mut frame = [0; ETHERNET + size_of::<Existing>()];
+            frame[ETHERNET..].copy_from_slice(entry.as_bytes());
+            remembered += self.run("pc_adopt", &frame)? as usize;
+        }
+        Ok(remembered)
+    }
+
+    fn run(&mut self, program: &str, frame: &[u8]) -> Result<u32> {
         let options = TestRunOptions {
-            data_in: Some(&frame),
+            data_in: Some(frame),
             ..TestRunOptions::default()
         };
-        self.hooks
-            .classifier("pc_sweep")?
+        let result = self
+            .hooks
+            .classifier(program)?
             .test_run(options)
-            .context("running pc_sweep")?;
-        Ok(())
+            .with_context(|| format!("running {program}"))?;
+        Ok(result.return_value)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod resolve;
 #[cfg(test)]
 pub(crate) mod scratch;
+pub mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! A packet that may open a connection: policy, quota, entry.
 
-use portcullis_common::abi::{Config, Flow};
+use portcullis_common::abi::{Config, Flow, FlowKey};
 use portcullis_common::conntrack::{self, TCP, flags};
 use portcullis_common::policy::decide;
 use portcullis_common::reason;
@@ -160,13 +160,7 @@ fn create(scratch: &Scratch, config: &Config, request: &Request, state: u32, rul
         rule,
         reserved: 0,
     });
-    let key = request.own_key(scratch);
-    let mut result = maps::CONNTRACK.insert(key, &*flow, NOEXIST);
-    // Kernels before 6.15 refuse when this processor interrupted itself in the bucket.
-    if result == Err(EBUSY) {
-        result = maps::CONNTRACK.insert(key, &*flow, NOEXIST);
-    }
-    match result {
+    match insert(request.own_key(scratch), flow) {
         Ok(()) => {
             quota::add(request.key.slot, state);
             if request.key.protocol != TCP {
@@ -179,5 +173,15 @@ fn create(scratch: &Scratch, config: &Config, request: &Request, state: u32, rul
         Err(_) if exempt => Outcome::pass(0),
         Err(EBUSY) => Outcome::deny(reason::TABLE_BUSY, 0),
         Err(_) => Outcome::deny(reason::TABLE_FULL, 0),
+    }
+}
+
+/// Makes an entry where there is none.
+#[inline(always)]
+pub fn insert(key: &FlowKey, flow: &Flow) -> Result<(), i32> {
+    match maps::CONNTRACK.insert(key, flow, NOEXIST) {
+        // Kernels before 6.15 refuse when this processor interrupted itself in the bucket.
+        Err(EBUSY) => maps::CONNTRACK.insert(key, flow, NOEXIST),
+        result => result,
     }
 }
