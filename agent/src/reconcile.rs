@@ -44,6 +44,7 @@ pub struct Node {
     cgroup: Result<PodCgroup, String>,
     tables: Tables,
     bindings: Vec<EndpointBinding>,
+    /// When an interface appeared; none for those that were there when the agent started.
     first_seen: BTreeMap<u32, Instant>,
     enforced: BTreeMap<u32, f64>,
     /// World generation in force; `None` before the first tables.
@@ -126,6 +127,13 @@ impl Node {
 
     /// Takes in what the node shows. Programs go onto new interfaces at once.
     pub fn observe(&mut self, observed: Arc<Observed>) {
+        // Only what appears while the agent looks has a start that it saw.
+        let new = observed
+            .interfaces
+            .keys()
+            .filter(|ifindex| !self.observed.interfaces.contains_key(ifindex));
+        let now = Instant::now();
+        self.first_seen.extend(new.map(|ifindex| (*ifindex, now)));
         self.observed = observed;
         self.seen = false;
         if let Err(error) = self.guard() {
@@ -185,7 +193,6 @@ impl Node {
             .map(|(ifindex, interface)| (*ifindex, interface.name.clone()))
             .collect();
         for (ifindex, name) in pods {
-            self.first_seen.entry(ifindex).or_insert_with(Instant::now);
             if let Err(error) = self.dataplane.attach(ifindex, &name, Role::Pod) {
                 // The interface may have gone meanwhile: the next view of the node says so.
                 warn!(interface = %name, error = %format!("{error:#}"), "Failed to attach to a pod's interface");
