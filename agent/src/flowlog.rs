@@ -11,7 +11,7 @@ use portcullis_common::addr::{self, Addr};
 use portcullis_common::{icmp, reason};
 use portcullis_policy::model::{self, Workload};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
 use crate::dataplane::kernel;
@@ -44,12 +44,9 @@ impl Lookup {
     }
 
     /// The endpoint of an event.
-    fn endpoint(&self, event: &Event) -> Option<String> {
-        let workload = self
-            .model
-            .workloads
-            .get(self.endpoints.get(&(event.slot, event.generation))?)?;
-        Some(format!("{}/{}", workload.namespace, workload.name))
+    fn endpoint(&self, event: &Event) -> Option<&Workload> {
+        let uid = self.endpoints.get(&(event.slot, event.generation))?;
+        self.model.workloads.get(uid).map(AsRef::as_ref)
     }
 
     /// The rule that denied, else the policies that isolate.
@@ -68,8 +65,35 @@ impl Lookup {
     }
 }
 
-/// Reads the ring and logs until it breaks.
-pub async fn run(ring: RingBuf<MapData>, lookup: watch::Receiver<Lookup>) -> Result<()> {
+/// A denial, for whoever tells the pod's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The endpoint's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// Whether it was about to send.
+    pub egress: bool,
+    /// The pod, node or address at the other end.
+    pub peer: String,
+    /// Destination port, or type and code of ICMP.
+    pub port: String,
+    /// Its protocol.
+    pub protocol: String,
+    /// Spelling of the reason.
+    pub reason: &'static str,
+    /// Who denied; empty if no policy did.
+    pub policy: String,
+}
+
+/// Reads the ring and logs until it breaks. Denials also go to `denials`, as far as there is room.
+pub async fn run(
+    ring: RingBuf<MapData>,
+    lookup: watch::Receiver<Lookup>,
+    denials: Option<mpsc::Sender<Denial>>,
+) -> Result<()> {
     // SAFETY: the ring owns its descriptor and keeps it open and the same for as long as it lives.
     let mut ring = unsafe { AsyncFd::register(ring) }.context("watching the event ring")?;
     loop {
@@ -84,7 +108,13 @@ pub async fn run(ring: RingBuf<MapData>, lookup: watch::Receiver<Lookup>) -> Res
                             "Dropped a multicast listener report"
                         );
                     }
-                    Some(event) => log(&event, &lookup),
+                    Some(event) => {
+                        let denial = log(&event, &lookup);
+                        if let (Some(denials), Some(denial)) = (&denials, denial) {
+                            // Without room it stands in the log alone.
+                            let _ = denials.try_send(denial);
+                        }
+                    }
                     None => {}
                 }
             }
@@ -100,30 +130,42 @@ fn is_listener_report(event: &Event) -> bool {
     event.protocol == icmp::ICMPV6 && REPORTS.contains(&(event.dport >> 8))
 }
 
-fn log(event: &Event, lookup: &Lookup) {
-    let (source, destination) = (ip(&event.src), ip(&event.dst));
+fn log(event: &Event, lookup: &Lookup) -> Option<Denial> {
+    let (source_ip, destination_ip) = (ip(&event.src), ip(&event.dst));
     let endpoint = lookup.endpoint(event);
     let egress = event.direction == direction::EGRESS;
-    let named = |own: bool, address| {
-        endpoint
-            .clone()
-            .filter(|_| own)
-            .unwrap_or_else(|| lookup.name(address))
+    let named = |own: bool, address| match endpoint.filter(|_| own) {
+        Some(workload) => format!("{}/{}", workload.namespace, workload.name),
+        None => lookup.name(address),
     };
+    let (source, destination) = (named(egress, source_ip), named(!egress, destination_ip));
+    let (protocol, port, policy) = (protocol(event.protocol), port(event), lookup.policy(event));
+    let reason = reason::name(event.reason);
     info!(
-        source = %named(egress, source),
-        source_ip = %source,
-        destination = %named(!egress, destination),
-        destination_ip = %destination,
-        protocol = %protocol(event.protocol),
+        %source,
+        %source_ip,
+        %destination,
+        %destination_ip,
+        %protocol,
         source_port = event.sport,
-        port = %port(event),
+        %port,
         direction = if egress { "egress" } else { "ingress" },
-        reason = reason::name(event.reason),
-        policy = %lookup.policy(event),
+        reason,
+        %policy,
         hook = hook_name(event.hook),
         "Denied"
     );
+    endpoint.map(|workload| Denial {
+        namespace: workload.namespace.clone(),
+        pod: workload.name.clone(),
+        uid: workload.uid.clone(),
+        egress,
+        peer: if egress { destination } else { source },
+        port,
+        protocol,
+        reason,
+        policy,
+    })
 }
 
 fn port(event: &Event) -> String {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::api::{self, Request};
 use crate::endpoint::{Observed, observe};
 use crate::flowlog;
-use crate::kube::{Batch, manifests, watch as kube_watch};
+use crate::kube::{Batch, event, manifests, watch as kube_watch};
 use crate::reconcile::Node;
 use crate::settings::Settings;
 
@@ -33,10 +33,11 @@ pub async fn run(settings: Settings) -> Result<()> {
         .context("opening the dataplane")??;
     let (batches, changes) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
+    let denials = feed.tell_pods(&settings.node, &mut tasks);
     let rereader = feed.start(batches, &mut tasks);
     let (lookup, lookups) = watch::channel(node.lookup());
     let events = node.take_events()?;
-    tasks.spawn(flowlog::run(events, lookups));
+    tasks.spawn(flowlog::run(events, lookups, denials));
     let (requests, asked) = mpsc::channel(64);
     tasks.spawn(api::serve(&settings, requests, rereader)?);
     info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
@@ -68,6 +69,24 @@ impl Feed {
             return Ok(Self::Manifests(feed, rereader));
         }
         Ok(Self::ApiServer(kube_watch::connect().await?))
+    }
+
+    /// Where denials become events on their pods: at an API server only.
+    fn tell_pods(
+        &self,
+        node: &str,
+        tasks: &mut JoinSet<Result<()>>,
+    ) -> Option<mpsc::Sender<flowlog::Denial>> {
+        let Self::ApiServer(client) = self else {
+            return None;
+        };
+        let (sender, receiver) = mpsc::channel(event::QUEUE);
+        let writer = event::run(client.clone(), node.to_owned(), receiver);
+        tasks.spawn(async move {
+            writer.await;
+            Ok(())
+        });
+        Some(sender)
     }
 
     fn start(

@@ -9,6 +9,7 @@
 //! (policy-spec 6.1): an unreadable NetworkPolicy still isolates, an unreadable pod is nobody.
 
 pub mod convert;
+pub mod event;
 pub mod manifests;
 mod object;
 mod problem;
