@@ -9,6 +9,7 @@
 //! the maps only while an old snapshot is still held.
 
 mod local;
+mod pods;
 mod services;
 mod status;
 
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 
 use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
 
+use self::pods::Pods;
 pub use services::ServiceAddress;
 pub use status::{Counts, Feed, Refusal};
 
@@ -31,7 +33,7 @@ type Name = (String, String);
 #[derive(Debug)]
 pub struct World {
     model: Arc<model::World>,
-    pods: BTreeMap<Name, Pod>,
+    pods: Pods,
     /// Pods bound to this node, by uid.
     local: BTreeMap<String, Name>,
     services: BTreeMap<Name, Service>,
@@ -52,7 +54,7 @@ impl World {
                 node: node.to_owned(),
                 ..model::World::default()
             }),
-            pods: BTreeMap::new(),
+            pods: Pods::default(),
             local: BTreeMap::new(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -206,7 +208,7 @@ impl World {
             self.forget_pod(&name);
         }
         let uid = &pod.workload.uid;
-        if pod.workload.node.as_ref() == Some(&self.model.node) {
+        if pod.workload.node.as_deref() == Some(self.model.node.as_str()) {
             self.local.insert(uid.clone(), name.clone());
         } else {
             self.local.remove(uid);
@@ -273,7 +275,7 @@ impl World {
         let mut keys: BTreeSet<Key> = match kind {
             Kind::Namespace => self.model.namespaces.keys().map(plain).collect(),
             Kind::Node => self.model.nodes.keys().map(plain).collect(),
-            Kind::Pod => self.pods.keys().map(namespaced).collect(),
+            Kind::Pod => self.pods.names().map(|name| namespaced(&name)).collect(),
             Kind::Service => self.services.keys().map(namespaced).collect(),
             Kind::EndpointSlice => self.slices.keys().map(namespaced).collect(),
             Kind::NetworkPolicy => self

@@ -87,10 +87,10 @@ impl Flight {
 fn site(end: &End, lab: &Lab) -> Site {
     let spec = &lab.state().spec;
     match &end.owner {
-        Owner::Pod(pod) if pod.node.as_ref() == Some(&spec.node) => {
+        Owner::Pod(pod) if pod.node.as_deref() == Some(spec.node.as_str()) => {
             Site::Pod(format!("{}/{}", pod.namespace, pod.name))
         }
-        Owner::Pod(pod) => Site::Elsewhere(pod.node.clone().unwrap_or_default()),
+        Owner::Pod(pod) => Site::Elsewhere(pod.node.as_deref().unwrap_or_default().to_owned()),
         Owner::Node(name) if *name == spec.node => Site::Node,
         Owner::Address if spec.node_addresses.contains(&end.address) => Site::Node,
         Owner::Node(_) | Owner::Address => Site::Outside,

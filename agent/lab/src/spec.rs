@@ -75,7 +75,7 @@ impl LabSpec {
         let mut workloads: Vec<_> = world
             .workloads
             .values()
-            .filter(|pod| pod.node.as_ref() == Some(&node) && !pod.finished)
+            .filter(|pod| pod.node.as_deref() == Some(node.as_str()) && !pod.finished)
             .collect();
         workloads.sort_by_key(|pod| (&pod.namespace, &pod.name, &pod.uid));
         for workload in workloads {
@@ -235,17 +235,18 @@ mod tests {
             uid: format!("uid-{name}"),
             namespace: "shop".into(),
             name: name.into(),
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
             service_account: "default".into(),
             node: Some(node.into()),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             host_network: false,
             finished: false,
-            ports: vec![NamedPort {
+            ports: [NamedPort {
                 name: "sql".into(),
                 protocol: Protocol::TCP,
                 number: 5432,
-            }],
+            }]
+            .into(),
         };
         (workload.uid.clone(), Arc::new(workload))
     }

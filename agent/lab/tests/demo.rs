@@ -1,6 +1,5 @@
 //! The demo with a stand-in for the agent that enforces nothing: it must say so, step by step, and leave nothing. Needs root and namespaces.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -23,7 +22,7 @@ fn pod(namespace: &str, name: &str, last: u8) -> Arc<Workload> {
         uid: format!("{namespace}-{name}"),
         namespace: namespace.into(),
         name: name.into(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         service_account: "default".into(),
         node: Some("node-a".into()),
         addresses: vec![
@@ -32,11 +31,12 @@ fn pod(namespace: &str, name: &str, last: u8) -> Arc<Workload> {
         ],
         host_network: false,
         finished: false,
-        ports: vec![NamedPort {
+        ports: [NamedPort {
             name: "sql".into(),
             protocol: Protocol::TCP,
             number: 5432,
-        }],
+        }]
+        .into(),
     })
 }
 

@@ -80,13 +80,13 @@ fn workload(number: u32) -> Workload {
         uid: format!("{number:08}"),
         namespace: format!("ns{}", number % 50),
         name: format!("pod{number}"),
-        labels,
-        service_account: "default".to_owned(),
-        node: Some(format!("n{}", number / LOCAL)),
+        labels: labels.into(),
+        service_account: "default".into(),
+        node: Some(format!("n{}", number / LOCAL).into()),
         addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))],
         host_network: false,
         finished: false,
-        ports: Vec::new(),
+        ports: Arc::default(),
     }
 }
 

@@ -102,7 +102,7 @@ impl<'w> Explainer<'w> {
     }
 
     fn egress(&mut self, probe: &ResolvedProbe, pod: &Workload, steps: bool) -> Side {
-        let account = (pod.namespace.clone(), pod.service_account.clone());
+        let account = (pod.namespace.clone(), pod.service_account.to_string());
         let (end, dst) = (&probe.src, probe.dst.address);
         if is_guarded(dst) && !self.options.metadata_allow.contains(&account) {
             return Side::deny(end, Reason::MetadataGuard);
@@ -132,7 +132,8 @@ impl<'w> Explainer<'w> {
 
     fn ingress(&mut self, probe: &ResolvedProbe, pod: &Workload, steps: bool) -> Side {
         let end = &probe.dst;
-        if matches!(&probe.src.owner, Owner::Node(name) if Some(name) == pod.node.as_ref()) {
+        if matches!(&probe.src.owner, Owner::Node(name) if Some(name.as_str()) == pod.node.as_deref())
+        {
             return Side::allow(end, Reason::HostExempt);
         }
         if probe.src.address == end.address {

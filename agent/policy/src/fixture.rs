@@ -136,20 +136,20 @@ pub(crate) fn pod(name: &str) -> Workload {
         uid: name.to_owned(),
         namespace: namespace.to_owned(),
         name: short.to_owned(),
-        labels: Labels::new(),
-        service_account: "default".to_owned(),
-        node: Some("n2".to_owned()),
+        labels: Arc::default(),
+        service_account: "default".into(),
+        node: Some("n2".into()),
         addresses: Vec::new(),
         host_network: false,
         finished: false,
-        ports: Vec::new(),
+        ports: Arc::default(),
     }
 }
 
 impl Workload {
     pub(crate) fn on(self, node: &str) -> Self {
         Self {
-            node: Some(node.to_owned()),
+            node: Some(node.into()),
             ..self
         }
     }
@@ -167,16 +167,17 @@ impl Workload {
     }
 
     pub(crate) fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.insert(key.to_owned(), value.to_owned());
+        Arc::make_mut(&mut self.labels).insert(key.to_owned(), value.to_owned());
         self
     }
 
     pub(crate) fn port(mut self, name: &str, protocol: Protocol, number: u16) -> Self {
-        self.ports.push(NamedPort {
+        let port = NamedPort {
             name: name.to_owned(),
             protocol,
             number,
-        });
+        };
+        self.ports = self.ports.iter().cloned().chain([port]).collect();
         self
     }
 

@@ -151,7 +151,7 @@ impl<'w> Index<'w> {
     /// The group of `workload`: equal numbers mean that the same selectors hold.
     pub(crate) fn group(&mut self, workload: &'w Workload) -> u32 {
         let mut pairs: Vec<Pair> = Vec::new();
-        for (key, value) in &workload.labels {
+        for (key, value) in workload.labels.iter() {
             if let Some(key) = self.keys.get(key.as_str()) {
                 pairs.push((
                     key.number,

@@ -40,12 +40,12 @@ pub struct Workload {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
-    /// `metadata.labels`.
-    pub labels: Labels,
+    /// `metadata.labels`. Pods of one owner are mostly alike: what is an `Arc` here they can share.
+    pub labels: Arc<Labels>,
     /// `spec.serviceAccountName`, `default` if the object has none.
-    pub service_account: String,
+    pub service_account: Arc<str>,
     /// `spec.nodeName`; `None` while unscheduled.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Addresses that the pod owns now: empty for hostNetwork pods, finished pods and pods whose address the CNI took back.
     pub addresses: Vec<IpAddr>,
     /// Whether it lives in its node's network namespace.
@@ -53,7 +53,7 @@ pub struct Workload {
     /// Phase `Succeeded` or `Failed`.
     pub finished: bool,
     /// Named container ports, of all containers and of sidecars; unnamed ones do not matter to policy.
-    pub ports: Vec<NamedPort>,
+    pub ports: Arc<[NamedPort]>,
 }
 
 impl Workload {
@@ -65,7 +65,7 @@ impl Workload {
 }
 
 /// A container port with a name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamedPort {
     /// `ports[].name`.
     pub name: String,

@@ -192,7 +192,7 @@ impl<'w> Resolver<'w> {
         let mut pods: Vec<&Arc<Workload>> = world.workloads.values().collect();
         pods.sort_by_key(|pod| {
             let live = pod.is_endpoint() && !pod.addresses.is_empty();
-            let local = pod.node.as_ref() == Some(&world.node);
+            let local = pod.node.as_deref() == Some(world.node.as_str());
             (
                 !live,
                 pod.finished,

@@ -204,7 +204,7 @@ fn bind(
 fn known_uid(record: &CniRecord, world: &World) -> String {
     let mirror = || {
         let pod = world.pod(&record.namespace, &record.name)?;
-        (pod.static_uid.as_ref() == Some(&record.uid)).then(|| pod.workload.uid.clone())
+        (pod.static_uid.as_deref() == Some(record.uid.as_str())).then(|| pod.workload.uid.clone())
     };
     if world.local_pod(&record.uid).is_some() {
         return record.uid.clone();

@@ -128,9 +128,9 @@ pub struct Pod {
     /// The CNI said that it took the addresses back (policy-spec A5); they come back by no other source either.
     pub withdrawn: bool,
     /// The uid that the kubelet gave a static pod; the API object mirrors it under a uid of its own.
-    pub static_uid: Option<String>,
+    pub static_uid: Option<Box<str>>,
     /// Ports of the node that lead to the pod; none for hostNetwork pods, whose ports are the node's own.
-    pub host_ports: Vec<HostPort>,
+    pub host_ports: Box<[HostPort]>,
 }
 
 impl Pod {

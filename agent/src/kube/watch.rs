@@ -11,6 +11,7 @@
 //! 3. behind a watch that the API server ended in order: none, unless it was shorter than a second.
 
 mod pause;
+mod share;
 mod source;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use self::pause::Pause;
+use self::share::Common;
 use self::source::{Source, WatchError};
 use super::{Batch, Change, Kind, Trouble};
 use crate::failure::Failure;
@@ -64,6 +66,7 @@ struct Feed {
     changes: mpsc::Sender<Batch>,
     /// How far the world is; `None` = nothing, or too far behind: list.
     version: Option<String>,
+    common: Common,
     pause: Pause,
     /// Refusals since anything was learnt.
     refusals: u32,
@@ -82,6 +85,7 @@ impl Feed {
             source,
             changes,
             version: None,
+            common: Common::default(),
             pause: Pause::default(),
             refusals: 0,
             trouble: None,
@@ -118,7 +122,10 @@ impl Feed {
         let mut more = None;
         loop {
             match self.source.page(more).await {
-                Ok(page) => {
+                Ok(mut page) => {
+                    for entry in &mut page.entries {
+                        self.common.share(entry);
+                    }
                     live.extend(page.entries);
                     if page.more.is_none() {
                         info!(objects = live.len(), "Listed");
@@ -145,7 +152,10 @@ impl Feed {
         self.works().await?;
         loop {
             match lines.next().await {
-                Ok(Some(signal)) => {
+                Ok(Some(mut signal)) => {
+                    if let Some(Change::Apply(entry)) = &mut signal.change {
+                        self.common.share(entry);
+                    }
                     self.version = Some(signal.version);
                     self.learnt(signal.change).await?;
                 }

@@ -109,9 +109,10 @@ impl Node {
     }
 
     fn may_reach_metadata(&self, workload: &model::Workload) -> bool {
-        self.settings
-            .metadata_allow
-            .contains(&(workload.namespace.clone(), workload.service_account.clone()))
+        self.settings.metadata_allow.contains(&(
+            workload.namespace.clone(),
+            workload.service_account.to_string(),
+        ))
     }
 
     /// Cgroups of pods in the host network that are on the allow list.

@@ -50,7 +50,7 @@ impl World {
         if !local || !workload.addresses.is_empty() || !pod.is_endpoint() || pod.withdrawn {
             return Arc::clone(workload);
         }
-        let known = [Some(&workload.uid), pod.static_uid.as_ref()]
+        let known = [Some(workload.uid.as_str()), pod.static_uid.as_deref()]
             .into_iter()
             .flatten()
             .find_map(|uid| self.cni_addresses.get(uid));

@@ -51,7 +51,7 @@ impl World {
         for host in self
             .local_pods()
             .filter(|pod| Pod::is_endpoint(pod))
-            .flat_map(|pod| &pod.host_ports)
+            .flat_map(|pod| pod.host_ports.iter())
         {
             let entry = |address| ServiceAddress {
                 address,
@@ -110,11 +110,12 @@ mod tests {
         );
         let host_port = |name: &str, node: &str, address: Option<&str>, port| {
             let mut pod = pod(name, name, node, "");
-            pod.host_ports = vec![HostPort {
+            pod.host_ports = [HostPort {
                 address: address.map(ip),
                 port,
                 protocol: Protocol::UDP,
-            }];
+            }]
+            .into();
             Object::Pod(pod)
         };
         apply(&mut world, "here", host_port("here", "n1", None, 5353));

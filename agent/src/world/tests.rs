@@ -27,19 +27,19 @@ pub(super) fn pod(name: &str, uid: &str, node: &str, address: &str) -> Pod {
             uid: uid.to_owned(),
             namespace: "shop".to_owned(),
             name: name.to_owned(),
-            labels: Labels::new(),
-            service_account: "default".to_owned(),
-            node: Some(node.to_owned()),
+            labels: Arc::default(),
+            service_account: "default".into(),
+            node: Some(node.into()),
             addresses: address.parse().into_iter().collect(),
             host_network: false,
             finished: false,
-            ports: Vec::new(),
+            ports: Arc::default(),
         }),
         created_secs: None,
         terminating: false,
         withdrawn: false,
         static_uid: None,
-        host_ports: Vec::new(),
+        host_ports: Box::default(),
     }
 }
 
@@ -300,7 +300,7 @@ fn the_cni_gives_nothing_to_other_nodes_finished_host_and_withdrawn_pods() {
         pod.workload = Arc::new(workload);
     };
     let pods = [
-        changed(&|pod| workload(pod, &|workload| workload.node = Some("n2".to_owned()))),
+        changed(&|pod| workload(pod, &|workload| workload.node = Some("n2".into()))),
         changed(&|pod| workload(pod, &|workload| workload.finished = true)),
         changed(&|pod| workload(pod, &|workload| workload.host_network = true)),
         changed(&|pod| pod.withdrawn = true),
@@ -320,7 +320,7 @@ fn the_cni_gives_nothing_to_other_nodes_finished_host_and_withdrawn_pods() {
         &mut world,
         "static",
         Object::Pod(changed(&|pod| {
-            pod.static_uid = Some("config-hash".to_owned());
+            pod.static_uid = Some("config-hash".into());
         })),
     );
     assert_eq!(

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use portcullis_policy::model::{Labels, Workload};
+use portcullis_policy::model::Workload;
 
 use super::*;
 use crate::endpoint::Interface;
@@ -17,19 +17,19 @@ fn pod(name: &str, address: &str, created_secs: Option<i64>) -> Pod {
             uid: name.to_owned(),
             namespace: "shop".to_owned(),
             name: name.to_owned(),
-            labels: Labels::new(),
-            service_account: "default".to_owned(),
-            node: Some("n1".to_owned()),
+            labels: Arc::default(),
+            service_account: "default".into(),
+            node: Some("n1".into()),
             addresses: address.split_whitespace().map(ip).collect(),
             host_network: false,
             finished: false,
-            ports: Vec::new(),
+            ports: Arc::default(),
         }),
         created_secs,
         terminating: false,
         withdrawn: false,
         static_uid: None,
-        host_ports: Vec::new(),
+        host_ports: Box::default(),
     }
 }
 
@@ -150,7 +150,7 @@ fn of_several_live_pods_on_an_address_the_youngest_is_behind_the_interface() {
         workload.host_network = true;
     });
     let remote = changed(pod("z-far", "10.0.0.1", Some(900)), |workload| {
-        workload.node = Some("n2".to_owned());
+        workload.node = Some("n2".into());
     });
     let world = world([
         pod("old", "10.0.0.1", Some(100)),
@@ -232,10 +232,10 @@ fn a_pod_on_two_networks_has_two_interfaces() {
 #[test]
 fn a_static_pod_is_known_by_its_mirror_and_no_other_pod_can_claim_it() {
     let mut mirror = pod("hash", "10.0.0.1", None);
-    mirror.static_uid = Some("hash".to_owned());
+    mirror.static_uid = Some("hash".into());
     let mirror = changed(mirror, |workload| workload.uid = "api-uid".to_owned());
     let mut thief = pod("thief", "10.0.0.6", None);
-    thief.static_uid = Some("hash".to_owned());
+    thief.static_uid = Some("hash".into());
     let observed = observed([(3, "", Some(record("hash", "10.0.0.1", 1)))]);
     assert_eq!(
         answer(&observed, &world([mirror, thief.clone()])),

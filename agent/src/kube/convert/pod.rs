@@ -57,10 +57,12 @@ pub(super) fn convert(
                 .is_some_and(String::is_empty)
         });
     let owns_addresses = !(core.host_network || core.finished || withdrawn);
-    let addresses = match core.status {
+    let mut addresses = match core.status {
         Some(status) if owns_addresses => addresses(status, problems),
         _ => Vec::new(),
     };
+    // There are records by the hundred thousand.
+    addresses.shrink_to_fit();
     if core.host_network || core.finished {
         host_ports.clear();
     }
@@ -68,19 +70,22 @@ pub(super) fn convert(
         created_secs: metadata.created_secs,
         terminating: metadata.terminating,
         withdrawn,
-        static_uid: metadata.annotations.get(STATIC_UID).cloned(),
-        host_ports,
+        static_uid: metadata
+            .annotations
+            .get(STATIC_UID)
+            .map(|uid| uid.as_str().into()),
+        host_ports: host_ports.into(),
         workload: Arc::new(Workload {
             uid: metadata.uid,
             namespace: key.namespace.clone().unwrap_or_default(),
             name: metadata.name,
-            labels: metadata.labels,
-            service_account: core.service_account,
-            node: core.node,
+            labels: metadata.labels.into(),
+            service_account: core.service_account.into(),
+            node: core.node.map(Into::into),
             addresses,
             host_network: core.host_network,
             finished: core.finished,
-            ports: named,
+            ports: named.into(),
         }),
     })
 }

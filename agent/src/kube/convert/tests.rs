@@ -83,7 +83,7 @@ fn a_pods_defaults_are_those_of_the_api_server() {
     let pod = good("");
     let workload = &pod.workload;
     assert_eq!(
-        (workload.uid.as_str(), workload.service_account.as_str()),
+        (workload.uid.as_str(), &*workload.service_account),
         ("u1", "default")
     );
     assert_eq!(
@@ -94,10 +94,7 @@ fn a_pods_defaults_are_those_of_the_api_server() {
     let pod =
         good("spec: {serviceAccount: old, serviceAccountName: '', nodeName: n1, hostNetwork: ~}");
     assert_eq!(
-        (
-            pod.workload.service_account.as_str(),
-            pod.workload.node.as_deref()
-        ),
+        (&*pod.workload.service_account, pod.workload.node.as_deref()),
         ("old", Some("n1"))
     );
 }
@@ -182,7 +179,7 @@ fn port_names_are_those_of_containers_and_sidecars() {
         number,
     };
     assert_eq!(
-        pod.workload.ports,
+        *pod.workload.ports,
         [
             port("dns", Protocol::UDP, 53),
             port("http", Protocol::TCP, 8080),
@@ -190,7 +187,7 @@ fn port_names_are_those_of_containers_and_sidecars() {
         ]
     );
     assert_eq!(
-        pod.host_ports,
+        *pod.host_ports,
         [HostPort {
             address: None,
             port: 5353,
@@ -201,7 +198,7 @@ fn port_names_are_those_of_containers_and_sidecars() {
         "spec: {containers: [{ports: [{containerPort: 1, hostPort: 2, hostIP: 192.0.2.1}, {containerPort: 1, hostPort: 3, hostIP: 0.0.0.0}]}]}",
     );
     assert_eq!(
-        pod.host_ports
+        *pod.host_ports
             .iter()
             .map(|port| port.address)
             .collect::<Vec<_>>(),
@@ -210,7 +207,7 @@ fn port_names_are_those_of_containers_and_sidecars() {
     let pod = good(
         "spec: {hostNetwork: true, containers: [{ports: [{containerPort: 80, hostPort: 80}]}]}",
     );
-    assert_eq!(pod.host_ports, []);
+    assert!(pod.host_ports.is_empty());
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn a_pod() -> impl Strategy<Value = Workload> {
     (state, text, addresses, ports).prop_map(
         |((namespace, finished, host, local), text, addresses, ports)| {
             let mut pod = pod(&format!("{namespace}/")).on(if local { "n1" } else { "n2" });
-            pod.labels = labels(text);
+            pod.labels = labels(text).into();
             pod.finished = finished == 0;
             pod.host_network = host == 0;
             for (name, tcp, number) in ports {
@@ -269,7 +269,7 @@ fn holds(
     let declared = |wanted: &str| {
         destinations
             .iter()
-            .flat_map(|pod| &pod.ports)
+            .flat_map(|pod| pod.ports.iter())
             .any(|port| port.name == wanted && port.protocol == protocol && port.number == number)
     };
     let port = match &rule.ports {

@@ -118,13 +118,13 @@ fn change_world(world: &mut World, change: Change) {
                 uid: PODS[name].to_owned(),
                 namespace: namespace.to_owned(),
                 name: short.to_owned(),
-                labels: color(label),
-                service_account: "default".to_owned(),
-                node: Some(if name < INTERFACES.len() { "n1" } else { "n2" }.to_owned()),
+                labels: color(label).into(),
+                service_account: "default".into(),
+                node: Some(if name < INTERFACES.len() { "n1" } else { "n2" }.into()),
                 addresses: addresses.into_iter().map(ip).collect(),
                 host_network: false,
                 finished: false,
-                ports: Vec::new(),
+                ports: Arc::default(),
             };
             world
                 .workloads
