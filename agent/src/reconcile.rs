@@ -26,7 +26,7 @@ use crate::dataplane::adopt::existing;
 use crate::dataplane::attach::Role;
 use crate::dataplane::plan::Desired;
 use crate::endpoint::cgroup::{self, PodCgroup};
-use crate::endpoint::{EndpointBinding, InterfaceKind, Observed, resolve, tracked};
+use crate::endpoint::{EndpointBinding, Interface, InterfaceKind, Observed, resolve, tracked};
 use crate::failure::Failure;
 use crate::kube::Batch;
 use crate::settings::Settings;
@@ -44,7 +44,7 @@ pub struct Node {
     cgroup: Result<PodCgroup, String>,
     tables: Tables,
     bindings: Vec<EndpointBinding>,
-    /// When an interface appeared; none for those that were there when the agent started.
+    /// When an interface was first seen; none for those that an earlier agent has seen to.
     first_seen: BTreeMap<u32, Instant>,
     enforced: BTreeMap<u32, f64>,
     /// World generation in force; `None` before the first tables.
@@ -111,6 +111,8 @@ impl Node {
         node.guard()?;
         if node.dataplane.adopted {
             node.attach_pods();
+        } else {
+            node.see(&BTreeMap::new());
         }
         Ok(node)
     }
@@ -127,14 +129,8 @@ impl Node {
 
     /// Takes in what the node shows. Programs go onto new interfaces at once.
     pub fn observe(&mut self, observed: Arc<Observed>) {
-        // Only what appears while the agent looks has a start that it saw.
-        let new = observed
-            .interfaces
-            .keys()
-            .filter(|ifindex| !self.observed.interfaces.contains_key(ifindex));
-        let now = Instant::now();
-        self.first_seen.extend(new.map(|ifindex| (*ifindex, now)));
-        self.observed = observed;
+        let before = std::mem::replace(&mut self.observed, observed);
+        self.see(&before.interfaces);
         self.seen = false;
         if let Err(error) = self.guard() {
             error!(error = %format!("{error:#}"), "Failed to guard an uplink");
@@ -143,6 +139,14 @@ impl Node {
         if self.in_force.is_some() || self.dataplane.adopted {
             self.attach_pods();
         }
+    }
+
+    /// Notes when interfaces appeared that were not there `before`.
+    fn see(&mut self, before: &BTreeMap<u32, Interface>) {
+        let now = Instant::now();
+        let new = self.observed.interfaces.keys();
+        let new = new.filter(|ifindex| !before.contains_key(ifindex));
+        self.first_seen.extend(new.map(|ifindex| (*ifindex, now)));
     }
 
     /// Settings, and the guard on every uplink: all that the metadata block of forwarded packets needs.
