@@ -64,6 +64,26 @@ pub const CODES: &[Code] = &[
     code("PC1009", "a table refuses an entry", exit::NEGATIVE),
     code("PC1010", "another agent is running", exit::NEGATIVE),
     code(
+        "PC1101",
+        "another tool's program decides before ours",
+        exit::NEGATIVE,
+    ),
+    code(
+        "PC1102",
+        "another tool's program is on our hooks",
+        exit::NEGATIVE,
+    ),
+    code(
+        "PC1103",
+        "another tool's rules name the metadata service",
+        exit::NEGATIVE,
+    ),
+    code(
+        "PC1104",
+        "another policy agent's chains are on the node",
+        exit::NEGATIVE,
+    ),
+    code(
         "PC4001",
         "the API server cannot be reached",
         exit::UNREACHABLE,

@@ -32,6 +32,7 @@ use crate::kube::Batch;
 use crate::settings::Settings;
 use crate::world::World;
 
+mod others;
 mod report;
 mod want;
 
@@ -54,6 +55,7 @@ pub struct Node {
     /// Cgroups on the metadata guard's allow list that are in force.
     allowed: BTreeSet<u64>,
     failure: Option<String>,
+    others: others::Others,
     revision: u64,
     apply_errors: u64,
     map_writes: u64,
@@ -103,6 +105,7 @@ impl Node {
             seen: false,
             allowed: BTreeSet::new(),
             failure: None,
+            others: others::Others::default(),
             revision: 0,
             apply_errors: 0,
             map_writes: 0,
@@ -246,6 +249,7 @@ impl Node {
                         writes,
                         "Tables are in force"
                     );
+                    self.look_around();
                 }
                 self.note_enforced();
             }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::api::{self, Request};
@@ -18,6 +19,9 @@ use crate::settings::Settings;
 
 /// How often connections that are gone are collected.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often the node is searched for programs and rules of other tools.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -121,6 +125,8 @@ async fn world_loop(
 ) {
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         let mut request = None;
@@ -134,6 +140,10 @@ async fn world_loop(
             Some(asks) = asked.recv() => request = Some(asks),
             _ = sweep.tick() => {
                 tokio::task::block_in_place(|| node.sweep());
+                continue;
+            }
+            _ = look.tick() => {
+                tokio::task::block_in_place(|| node.look_around());
                 continue;
             }
         }

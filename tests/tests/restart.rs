@@ -10,6 +10,8 @@ mod changes;
 mod foreign;
 #[path = "restart/load.rs"]
 mod load;
+#[path = "restart/others.rs"]
+mod others;
 
 use std::net::SocketAddr;
 use std::path::Path;

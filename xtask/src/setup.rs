@@ -34,6 +34,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("bpftool", "bpftool"),
     tool("curl", "curl"),
     tool("ip", "iproute2"),
+    tool("iptables-legacy", "iptables"),
     tool("nft", "nftables"),
     tool("ping", "iputils-ping"),
 ];

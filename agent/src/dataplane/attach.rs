@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -149,6 +150,28 @@ impl Hooks {
     #[must_use]
     pub fn attached(&self) -> &BTreeMap<u32, Role> {
         &self.interfaces
+    }
+
+    /// Ids of our programs, as they run now.
+    #[must_use]
+    pub fn programs(&self) -> BTreeSet<u32> {
+        self.ebpf
+            .programs()
+            .filter_map(|(_, program)| Some(program.info().ok()?.id()))
+            .collect()
+    }
+
+    /// Ids of the programs on an interface's TCX hook, in the order in which they run; none where clsact is used.
+    pub fn order(&self, ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
+        if !self.tcx {
+            return Ok(Vec::new());
+        }
+        let hook = if egress {
+            bpf_attach_type::BPF_TCX_EGRESS
+        } else {
+            bpf_attach_type::BPF_TCX_INGRESS
+        };
+        sys::tcx(ifindex, hook)
     }
 
     /// Attaches what an interface needs: adopts and updates what is pinned, replaces a link whose interface is gone.

@@ -56,6 +56,21 @@ pub(super) fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> 
     call(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Ids of the programs on a TCX hook, in the order in which they run (Linux 6.6).
+pub(super) fn tcx(ifindex: u32, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = hook as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the command wrote this member: how many there are, at most what fits.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
 pub(super) fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` lives through the call and has the size that is passed.
     let result = unsafe {

@@ -11,6 +11,8 @@
 pub mod cgroup;
 pub mod cni_cache;
 pub mod directory;
+mod dump;
+pub mod foreign;
 pub mod links;
 pub mod monitor;
 pub mod resolve;

@@ -12,16 +12,12 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
-use rtnetlink::packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
-use rtnetlink::sys::{Socket, SocketAddr as Port};
+
+use super::dump::dump;
 
 /// `TCP_CONNTRACK_ESTABLISHED` (`linux/netfilter/nf_conntrack_tcp.h`).
 const ESTABLISHED: u8 = 3;
-/// One answer of the kernel fits: it fills at most 32 KiB at a time.
-const ANSWER: usize = 64 << 10;
 
 /// A connection that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,47 +45,17 @@ pub struct Way {
 pub fn read() -> io::Result<Vec<Tracked>> {
     let mut all = Vec::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-        read_family(family, &mut all)?;
+        let list = NetfilterMessage::new(
+            NetfilterHeader::new(family, 0, 0),
+            ConntrackMessage::Get(Vec::new()),
+        );
+        dump(NETLINK_NETFILTER, list, |message| {
+            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner {
+                all.extend(tracked(&entry));
+            }
+        })?;
     }
     Ok(all)
-}
-
-fn read_family(family: NetfilterProtoFamily, all: &mut Vec<Tracked>) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&Port::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let list = NetfilterMessage::new(
-        NetfilterHeader::new(family, 0, 0),
-        ConntrackMessage::Get(Vec::new()),
-    );
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(list));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let mut answer = vec![0; ANSWER];
-    loop {
-        let length = socket.recv(&mut &mut answer[..], 0)?;
-        let mut rest = &answer[..length];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)),
-                    ..
-                }) => all.extend(tracked(&entry)),
-                _ => {}
-            }
-            // Messages begin at multiples of four bytes.
-            let next = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(next.max(4)..).unwrap_or_default();
-        }
-    }
 }
 
 /// What an entry says, if it is of an open connection.

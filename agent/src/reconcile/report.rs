@@ -33,6 +33,7 @@ impl Node {
         if let Some(failure) = &self.failure {
             missing.push(format!("the tables are not up to date: {failure}"));
         }
+        missing.extend(self.others.in_front());
         if missing.is_empty() && self.in_force != Some(self.world.generation()) {
             missing.push("the newest objects are not in force yet".to_owned());
         }
@@ -85,6 +86,7 @@ impl Node {
                 "pods in the host network are not guarded at their sockets: {reason}"
             ));
         }
+        problems.extend(self.others.beside());
         let doubtful = self
             .world
             .feeds()

@@ -146,7 +146,7 @@ impl Side {
             for (program, hook) in programs.iter().zip(hooks) {
                 let link = lab
                     .node()
-                    .run(|| Ok(sys::link(program.as_fd(), ifindex, hook)?));
+                    .run(|| Ok(program::attach(program.as_fd(), ifindex, hook, false)?));
                 links.push(link.context("attaching an empty program (Linux 6.6)")?);
             }
         }

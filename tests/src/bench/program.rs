@@ -1,8 +1,10 @@
 //! Programs of the benchmark's own, assembled by hand: the empty one, and one that makes each run another flow.
 
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use aya_obj::generated::bpf_attach_type;
 
 use super::sys;
 
@@ -63,6 +65,18 @@ const EXIT: Insn = insn(0x95, 0, 0, 0, 0);
 /// A classifier that lets everything pass and looks at nothing: what every ratio is a ratio to.
 pub fn empty() -> Result<OwnedFd> {
     sys::load(SCHED_CLS, 0, &[set(0, NEXT), EXIT]).context("loading the empty classifier")
+}
+
+/// Puts a classifier on an interface's TCX hook, in front of whatever is there or behind it, for as long as the link is held (Linux 6.6).
+pub fn attach(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: bpf_attach_type,
+    before: bool,
+) -> io::Result<OwnedFd> {
+    /// `BPF_F_BEFORE`, relative to nobody: in front of all.
+    const BEFORE: u32 = 1 << 3;
+    sys::link(program, ifindex, hook, if before { BEFORE } else { 0 })
 }
 
 /// A classifier that adds one to the port at `offset` of the packet and goes on with `target`: each run meets another flow.

@@ -95,8 +95,10 @@ pub(super) fn link(
     program: BorrowedFd<'_>,
     target: u32,
     hook: bpf_attach_type,
+    flags: u32,
 ) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
+    attr.link_create.flags = flags;
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     attr.link_create.__bindgen_anon_2.target_fd = target;
     attr.link_create.attach_type = hook as u32;

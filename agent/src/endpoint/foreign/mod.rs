@@ -1,0 +1,31 @@
+//! What other tools have on this node that decides about the same packets. Named, never touched.
+//!
+//! Programs in front of ours may end the chain, so that ours are not asked. Whatever else there is comes behind them or beside: a packet passes if
+//! everybody lets it.
+
+mod filters;
+mod rules;
+mod xtables;
+
+pub use filters::{Filter, filters};
+pub use rules::{Rule, rules};
+
+/// Whose something is, by the name that it gives to its programs and chains; `None` for names that nobody is known by.
+#[must_use]
+pub fn owner(name: &str) -> Option<&'static str> {
+    const NAMES: [(&str, &str); 9] = [
+        ("cali", "Calico"),
+        ("felix", "Calico"),
+        ("cil_", "Cilium"),
+        ("CILIUM", "Cilium"),
+        ("handle_ingress", "the AWS network policy agent"),
+        ("handle_egress", "the AWS network policy agent"),
+        ("KUBE-NWPLCY", "kube-router"),
+        ("KUBE-POD-FW", "kube-router"),
+        ("pc_", "another Portcullis"),
+    ];
+    NAMES
+        .iter()
+        .find(|(prefix, _)| name.starts_with(prefix))
+        .map(|(_, owner)| *owner)
+}
