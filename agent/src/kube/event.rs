@@ -79,6 +79,11 @@ pub async fn run(client: Client, node: String, mut denials: mpsc::Receiver<Denia
         };
         for write in writes {
             if let Err(error) = send(&client, &write).await {
+                if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                    // Event and pod went with their namespace, or the event grew old.
+                    book.forget(&write);
+                    continue;
+                }
                 if logged.is_some_and(|logged| logged.elapsed() < WRITE) {
                     debug!(%error, "Event is not written either");
                     continue;
@@ -159,6 +164,17 @@ impl Book {
         writes
     }
 
+    /// The event is not there any more: a denial that comes yet makes another.
+    fn forget(&mut self, write: &Write) {
+        if let Write::Count {
+            namespace, name, ..
+        } = write
+        {
+            self.series
+                .retain(|_, series| series.name != *name || series.namespace != *namespace);
+        }
+    }
+
     fn take(&mut self, now: Instant) -> bool {
         let since = *self.refilled.get_or_insert(now);
         let due = (now.duration_since(since).as_secs() / REFILL.as_secs()) as u32;
@@ -202,7 +218,7 @@ fn event(denial: &Denial, name: &str, node: &str, time: Timestamp) -> Value {
     })
 }
 
-async fn send(client: &Client, write: &Write) -> anyhow::Result<()> {
+async fn send(client: &Client, write: &Write) -> kube::Result<()> {
     let events = |namespace: &str| {
         Request::new(format!(
             "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
@@ -210,7 +226,7 @@ async fn send(client: &Client, write: &Write) -> anyhow::Result<()> {
     };
     let request = match write {
         Write::Create { namespace, event } => {
-            events(namespace).create(&PostParams::default(), event.to_string().into_bytes())?
+            events(namespace).create(&PostParams::default(), event.to_string().into_bytes())
         }
         Write::Count {
             namespace,
@@ -219,11 +235,11 @@ async fn send(client: &Client, write: &Write) -> anyhow::Result<()> {
         } => {
             let now = format!("{:.6}", Timestamp::now());
             let patch = json!({"series": {"count": count, "lastObservedTime": now}});
-            events(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch))?
+            events(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch))
         }
     };
-    client.request_text(request).await?;
-    Ok(())
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(|_event| ())
 }
 
 #[cfg(test)]
@@ -272,6 +288,12 @@ mod tests {
         };
         assert_eq!(book.counts(now), [expected]);
         assert!(book.counts(now).is_empty());
+        book.forget(&Write::Count {
+            namespace: "shop".to_owned(),
+            name: "another".to_owned(),
+            count: 1,
+        });
+        assert_eq!(book.series.len(), 1);
         book.counts(now + IDLE);
         assert!(book.series.is_empty());
     }
