@@ -45,7 +45,7 @@ pub struct Node {
     cgroup: Result<PodCgroup, String>,
     tables: Tables,
     bindings: Vec<EndpointBinding>,
-    /// When an interface was first seen; none for those that an earlier agent has seen to.
+    /// When an interface was first seen to be a pod's; none for those that an earlier agent has seen to.
     first_seen: BTreeMap<u32, Instant>,
     enforced: BTreeMap<u32, f64>,
     /// World generation in force; `None` before the first tables.
@@ -144,12 +144,19 @@ impl Node {
         }
     }
 
-    /// Notes when interfaces appeared that were not there `before`.
+    /// Notes when interfaces turned out to be pods' that were not so `before`: a plugin makes them some time before it gives them to a pod.
     fn see(&mut self, before: &BTreeMap<u32, Interface>) {
         let now = Instant::now();
-        let new = self.observed.interfaces.keys();
-        let new = new.filter(|ifindex| !before.contains_key(ifindex));
-        self.first_seen.extend(new.map(|ifindex| (*ifindex, now)));
+        let is_pod = |interface: &Interface| matches!(interface.kind, InterfaceKind::Pod { .. });
+        let new = self
+            .observed
+            .interfaces
+            .iter()
+            .filter(|(ifindex, interface)| {
+                is_pod(interface) && !before.get(ifindex).is_some_and(is_pod)
+            });
+        self.first_seen
+            .extend(new.map(|(ifindex, _)| (*ifindex, now)));
     }
 
     /// Settings, and the guard on every uplink: all that the metadata block of forwarded packets needs.
