@@ -248,6 +248,9 @@ pub struct UninstallArgs {
     /// Do it; without this it only says what it would remove
     #[arg(long)]
     pub yes: bool,
+    /// Then wait to be ended, as a pod of a DaemonSet has to
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// `portcullis lab`.

@@ -71,7 +71,11 @@ fn dispatch(command: Command, out: &mut dyn io::Write) -> Result<u8> {
             }
         },
         Command::Uninstall(arguments) => {
-            uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)
+            let code = uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)?;
+            if arguments.stay {
+                uninstall::stay()?;
+            }
+            Ok(code)
         }
         Command::MountBpffs { directory } => mount_bpffs::mount_bpffs(&directory, out),
         #[cfg(feature = "lab")]

@@ -112,3 +112,21 @@ fn every_manifest_names_the_image_that_is_built() {
     let (repository, _) = image.rsplit_once(':').expect("it has a tag");
     assert!(builder.contains(&format!("\"{repository}\"")));
 }
+
+#[test]
+fn uninstalling_asks_for_less_than_the_agent_and_names_the_same_image() {
+    let removal = of_kind(&documents("uninstall.yaml"), "DaemonSet");
+    let installed = of_kind(&documents("portcullis.yaml"), "DaemonSet");
+    let pod = &removal["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    for container in [&pod["initContainers"][0], &pod["containers"][0]] {
+        assert_eq!(container["image"], agent(&installed)["image"]);
+        assert_eq!(container["args"][0], "uninstall");
+        assert_eq!(container["args"][1], "--yes");
+        let capabilities = &container["securityContext"]["capabilities"];
+        assert_eq!(
+            *capabilities,
+            json!({"drop": ["ALL"], "add": ["NET_ADMIN"]})
+        );
+    }
+}

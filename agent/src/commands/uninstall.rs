@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::dataplane;
 use crate::dataplane::pins::Pins;
@@ -43,6 +44,15 @@ pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {
     };
     writeln!(out, "{text}")?;
     Ok(exit::DONE)
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub fn stay() -> Result<()> {
+    let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    // Blocked, so that they wait for us instead of ending, or as process 1 being lost.
+    ends.thread_block().context("blocking signals")?;
+    ends.wait().context("waiting for a signal")?;
+    Ok(())
 }
 
 #[cfg(test)]
