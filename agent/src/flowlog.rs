@@ -1,8 +1,8 @@
 //! Deny events in words: who, to whom, why, by which policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
@@ -26,13 +26,23 @@ pub struct Lookup {
     pub names: Names,
     /// Pod uids by slot and generation.
     pub endpoints: BTreeMap<(u16, u8), String>,
+    /// Pods by address, for the first event that asks: a hundred thousand of them are too many to look through for each.
+    pub pods: OnceLock<HashMap<IpAddr, Arc<Workload>>>,
 }
 
 impl Lookup {
     /// The pod, node or bare address behind an address.
     fn name(&self, address: IpAddr) -> String {
-        let owns = |workload: &&Arc<Workload>| workload.addresses.contains(&address);
-        if let Some(workload) = self.model.workloads.values().find(owns) {
+        let pods = self.pods.get_or_init(|| {
+            let workloads = self.model.workloads.values();
+            workloads
+                .flat_map(|workload| {
+                    let addresses = workload.addresses.iter();
+                    addresses.map(move |address| (*address, Arc::clone(workload)))
+                })
+                .collect()
+        });
+        if let Some(workload) = pods.get(&address) {
             return format!("{}/{}", workload.namespace, workload.name);
         }
         let node = self

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -366,6 +366,7 @@ impl Node {
                     Some(((endpoint.slot, endpoint.generation), binding.uid.clone()?))
                 })
                 .collect(),
+            pods: OnceLock::new(),
         }
     }
 

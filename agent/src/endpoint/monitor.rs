@@ -32,6 +32,9 @@ const DOUBT: Duration = Duration::from_millis(100);
 /// How soon after a dump that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How many dumps may fail in a row before anybody is told.
+const QUIETLY: u32 = 5;
+
 /// Bytes of unread messages that the kernel holds for us, where `net.core.rmem_max` allows.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -63,6 +66,8 @@ pub struct LinkMonitor {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     dump: Handle,
     resync_at: Instant,
+    /// Dumps that failed since one did not.
+    failures: u32,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -85,6 +90,7 @@ impl LinkMonitor {
             messages,
             dump,
             resync_at: Instant::now() + RESYNC,
+            failures: 0,
             tasks,
         };
         monitor.table = read(&monitor.dump).await.map_err(MonitorError::Dump)?;
@@ -155,6 +161,7 @@ impl LinkMonitor {
         self.resync_at = Instant::now() + RESYNC;
         match result {
             Ok(table) => {
+                self.failures = 0;
                 let before = std::mem::replace(&mut self.table, table);
                 while let Some(Some((message, _))) = self.messages.next().now_or_never() {
                     self.take_one(&message);
@@ -164,6 +171,13 @@ impl LinkMonitor {
                 } else {
                     Effect::Changed
                 }
+            }
+            // The kernel gives a list up that changes under its hands (EBUSY): while pods come and go, that is no news.
+            Err(error) if self.failures < QUIETLY => {
+                debug!(%error, "Listing interfaces and routes again");
+                self.failures += 1;
+                self.resync_at = Instant::now() + DOUBT;
+                Effect::Nothing
             }
             Err(error) => {
                 warn!(%error, "Listing interfaces and routes failed, the last state stays in force");
