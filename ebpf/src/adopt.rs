@@ -6,7 +6,7 @@ use portcullis_common::abi::{Existing, Flow};
 
 use crate::ctx::{ETHERNET, Frame, Skb};
 use crate::flow::insert;
-use crate::{quota, scratch, tables};
+use crate::{quota, tables};
 
 /// Not remembered: no room, or there is one already.
 const REFUSED: i32 = 0;
@@ -15,7 +15,7 @@ const ADOPTED: i32 = 1;
 /// Remembers the connection that the frame holds. Run by the agent alone, on memory of its own: packets interrupt it.
 #[inline(always)]
 pub fn run(frame: Frame) -> i32 {
-    let (Some(scratch), Some(config)) = (scratch::of_agent(), tables::config()) else {
+    let (Some(scratch), Some(config)) = (tables::scratch_of_agent(), tables::config()) else {
         return REFUSED;
     };
     let skb = Skb::indirect(frame, ETHERNET, scratch);

@@ -14,7 +14,8 @@ use portcullis_common::icmp::{self, Class, ICMP, ICMPV6};
 use portcullis_common::packet::{Parsed, fragment};
 
 use crate::ctx::{ETHERNET, Frame, Skb};
-use crate::scratch::{self, FRAME};
+use crate::scratch::FRAME;
+use crate::tables;
 
 /// Room for the longest answer; what is not written is zero.
 type Answer = [u8; FRAME];
@@ -60,7 +61,7 @@ macro_rules! global {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(raw: *mut __sk_buff) -> u64 {
-            let Some(scratch) = scratch::get() else {
+            let Some(scratch) = tables::scratch() else {
                 return 0;
             };
             let skb = &Skb::indirect(Frame::new(raw), ETHERNET, scratch);

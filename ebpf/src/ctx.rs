@@ -8,7 +8,8 @@ use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_pull_data};
 use portcullis_common::packet::{self, ETH_IPV4, ETH_IPV6, Header, Packet, Parsed};
 use portcullis_common::reason;
 
-use crate::scratch::{self, BYTES, Scratch};
+use crate::scratch::{BYTES, Scratch};
+use crate::tables;
 
 /// Length of an Ethernet header: TC programs on Ethernet devices see it.
 pub const ETHERNET: usize = 14;
@@ -266,7 +267,7 @@ extern "C" fn ctx_finish_rare(
     total: u32,
 ) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_mut() }, scratch::get()) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_mut() }, tables::scratch()) else {
         return u64::from(reason::MALFORMED);
     };
     // It serves cgroup hooks too.

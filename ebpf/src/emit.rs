@@ -9,28 +9,8 @@ use crate::atomic;
 use crate::ctx::Skb;
 use crate::flow::Outcome;
 use crate::maps::{self, At as _};
-use crate::scratch;
+use crate::scratch::Report;
 use crate::tables::{self, now_ns};
-
-/// Where a drop happened, and to whom.
-#[repr(C)]
-pub struct Report {
-    /// What was decided.
-    outcome: u64,
-    /// The endpoint's interface.
-    ifindex: u32,
-    /// The policy that was asked.
-    policy: u32,
-    /// The endpoint's slot, 0 = no endpoint.
-    slot: u16,
-    /// `abi::hook`.
-    hook: u8,
-    /// `abi::direction`, as the endpoint sees it.
-    direction: u8,
-    /// The slot's generation.
-    generation: u8,
-    reserved: [u8; 3],
-}
 
 /// Counts a drop and reports it; whether the endpoint is within its rate.
 #[inline(always)]
@@ -71,7 +51,7 @@ extern "C" fn emit_denied(
     let (Some(report), Some(parsed), Some(scratch)) = (
         unsafe { report.as_ref() },
         unsafe { parsed.as_ref() },
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };

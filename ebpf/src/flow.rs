@@ -24,7 +24,7 @@ pub use entry::{life, word};
 pub use outcome::Outcome;
 
 use crate::ctx::Skb;
-use crate::scratch::{self, Scratch};
+use crate::scratch::{Request, Scratch};
 use crate::tables::{self, Tables};
 use crate::{atomic, maps, quota};
 use entry::{flags_of, is_alive};
@@ -42,23 +42,6 @@ pub mod view {
     pub const EXEMPT: u16 = 4;
     /// Behind the translation: the connection's handshake was complete in front of it, so a segment without SYN may make the entry.
     pub const CONFIRMED: u16 = 8;
-}
-
-/// What a step needs to know of endpoint and packet, as plain data.
-#[repr(C)]
-pub struct Request {
-    /// The connection.
-    pub key: FlowKey,
-    /// The endpoint's revision.
-    pub revision: u32,
-    /// Its egress and ingress policy for the packet's family.
-    pub egress: u32,
-    /// As `egress`.
-    pub ingress: u32,
-    /// [`view`].
-    pub view: u16,
-    /// The packet's destination port; ICMP: type << 8 | code.
-    pub dport: u16,
 }
 
 impl Request {
@@ -181,7 +164,7 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
     let (Some(request), Some(config), Some(scratch)) = (
         unsafe { request.as_ref() },
         tables::config(),
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };

@@ -10,7 +10,7 @@ use portcullis_common::packet::{Parsed, fragment};
 use portcullis_common::reason;
 
 use crate::flow::Outcome;
-use crate::scratch::{self, Scratch};
+use crate::scratch::Scratch;
 use crate::{maps, tables};
 
 /// Ticks for which a record stands: the 30 s of RFC 791's reassembly.
@@ -69,7 +69,7 @@ extern "C" fn fragments_remember(
     pending: u32,
 ) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, tables::scratch()) else {
         return 0;
     };
     let record = scratch.fragment.put(Fragment {
@@ -98,7 +98,7 @@ extern "C" fn fragments_follow(
     place: u32,
 ) -> u64 {
     // SAFETY: as above.
-    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, tables::scratch()) else {
         return 0;
     };
     let Some(record) = maps::FRAGMENTS.get_ptr_mut(key(scratch, parsed, slot, place)) else {

@@ -1,27 +1,31 @@
-//! The four decision points. Each names, in order, what it lets through, what it drops and whom it asks.
+//! The four decision points. Each names, in order, what it lets through, what it drops and whom it asks: a pod's interface here, the node's in `uplink` and
+//! `to_host`.
+
+mod deferred;
+mod to_host;
+mod uplink;
 
 use aya_ebpf::bindings::__sk_buff;
-use portcullis_common::abi::{Config, Endpoint, config_flags, direction, hook};
+use portcullis_common::abi::{Endpoint, direction, hook};
 use portcullis_common::conntrack::{UDP, flags};
 use portcullis_common::icmp::{self, Class};
-use portcullis_common::packet::{
-    self, ETH_ARP, ETH_IPV4, Header as _, Packet as _, Parsed, fragment,
-};
-use portcullis_common::policy;
+use portcullis_common::packet::{self, ETH_ARP, Parsed, fragment};
 use portcullis_common::{addr, reason};
 
 use crate::ctx::{self, Frame, Skb, stage};
 use crate::flow::{self, Outcome, view};
 use crate::recent::verdict;
-use crate::{answer, emit, fragments, guard, neighbour, recent, scratch, tables};
+use crate::{answer, emit, fragments, guard, neighbour, recent, tables};
+
+pub use to_host::to_host;
+pub use uplink::uplink;
+
+use deferred::hooks_deferred;
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: other tools' programs still run. 0 would end the chain and silence them.
 const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
-/// Verdicts of `cgroup_skb` programs.
-const LET: i32 = 1;
-const REFUSE: i32 = 0;
 
 /// What a pod sends.
 #[inline(always)]
@@ -42,7 +46,7 @@ extern "C" fn hooks_from_pod(raw: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn judge_from_pod(frame: Frame) -> i32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(scratch) = tables::scratch() else {
         return DROP;
     };
     let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
@@ -151,7 +155,7 @@ extern "C" fn hooks_to_pod(raw: *mut __sk_buff) -> u64 {
 
 #[inline(always)]
 fn judge_to_pod(frame: Frame) -> i32 {
-    let Some(scratch) = scratch::get() else {
+    let Some(scratch) = tables::scratch() else {
         return DROP;
     };
     let skb = &Skb::new(frame, ctx::ETHERNET, scratch);
@@ -243,173 +247,6 @@ fn judge_received(skb: &Skb, endpoint: &'static Endpoint, parsed: &Parsed, view:
         fragments::remember(endpoint, parsed, fragments::place::RECEIVED, outcome);
     }
     outcome
-}
-
-/// What leaves the node: the guard for whatever was forwarded and for pods in the host network, then deferred egress.
-#[inline(always)]
-pub fn uplink(frame: Frame, l3: usize) -> i32 {
-    let (Some(config), Some(scratch)) = (tables::config(), scratch::get()) else {
-        return NEXT;
-    };
-    // A node speaks LLDP and ARP, too.
-    let Some((skb, ethertype)) = Skb::new(frame, l3, scratch).behind_tags() else {
-        return NEXT;
-    };
-    let skb = &skb;
-    let ingress = skb.ingress_ifindex();
-    let place = (hook::UPLINK, direction::EGRESS, ingress);
-    let parsed = scratch.parsed.put(Parsed::default());
-    let readable = destination(skb, ethertype, parsed).is_some();
-    // Whose it is is asked once: behind a second question the verifier of Linux 6.1 sees a pointer that is none, where a processor may mispredict.
-    if ingress != 0
-        && let Some(endpoint) = tables::endpoint(scratch, ingress)
-    {
-        let outcome = judge_forwarded(skb, ethertype, endpoint, parsed, readable);
-        if outcome.passes() {
-            return NEXT;
-        }
-        emit::denied(skb, place, Some(endpoint), parsed, outcome);
-        return DROP;
-    }
-    let outcome = judge_others(skb, config, parsed, readable);
-    if outcome.passes() {
-        return NEXT;
-    }
-    emit::denied(skb, place, None, parsed, outcome);
-    DROP
-}
-
-/// An endpoint's packet, behind the translation: 1. it can be read; 2. metadata guard; 3. what is deferred.
-#[inline(always)]
-fn judge_forwarded(
-    skb: &Skb,
-    ethertype: u16,
-    endpoint: &'static Endpoint,
-    parsed: &mut Parsed,
-    readable: bool,
-) -> Outcome {
-    if !readable {
-        return Outcome::deny(reason::MALFORMED, 0);
-    }
-    if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
-        return Outcome::deny(reason::METADATA_GUARD, 0);
-    }
-    if skb.stage() == stage::SETTLED {
-        return Outcome::pass(0);
-    }
-    match ctx::parse(skb, ethertype, parsed) {
-        Ok(()) => Outcome(hooks_deferred(skb.raw(), parsed, skb.l3())),
-        Err(reason) => Outcome::deny(reason, 0),
-    }
-}
-
-/// Anybody else's: what was forwarded for nobody we know does not reach metadata, nor what a pod's socket in the host network sent, unless it is on the
-/// allow list or the guard for such pods is off. The node's own processes and kernel do.
-#[inline(always)]
-fn judge_others(skb: &Skb, config: &Config, parsed: &Parsed, readable: bool) -> Outcome {
-    if !readable && guard::is_from_pods_cgroup(skb, config) {
-        return Outcome::deny(reason::MALFORMED, 0);
-    }
-    let free = !readable
-        || !guard::is_guarded(parsed)
-        || (skb.ingress_ifindex() == 0
-            && (config.flags & config_flags::HOST_NETWORK_GUARD == 0
-                || !guard::is_from_pods_cgroup(skb, config)
-                || guard::is_cgroup_allowed(skb, config)));
-    if free {
-        Outcome::pass(0)
-    } else {
-        Outcome::deny(reason::METADATA_GUARD, 0)
-    }
-}
-
-/// Address and family of a packet's destination: all that the guard needs.
-#[inline(always)]
-fn destination(skb: &Skb, ethertype: u16, parsed: &mut Parsed) -> Option<()> {
-    skb.prepare::<40>();
-    if ethertype == ETH_IPV4 {
-        let [dst] = skb.fixed::<16, 1>()?;
-        parsed.dst = addr::mapped(dst.to_ne_bytes());
-    } else {
-        let [a, b, c, d] = skb.fixed::<24, 4>()?;
-        parsed.dst = addr::join(a, b, c, d);
-        parsed.family = addr::V6 as u8;
-    }
-    Some(())
-}
-
-/// The egress verdict that `from_pod` left open, against the real destination. Costs a look-up for each packet of such connections, and none for
-/// others: their stage says that they are settled. A global function (see `flow`).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn hooks_deferred(raw: *mut __sk_buff, parsed: *const Parsed, l3: u32) -> u64 {
-    // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
-        return 0;
-    };
-    let skb = &Skb::indirect(Frame::new(raw), l3 as usize & 31, scratch);
-    // Not an endpoint's, or of one that nobody isolates: nothing waits, until endpoints change.
-    let Some(endpoint) = tables::endpoint(scratch, skb.ingress_ifindex()) else {
-        return Outcome::pass(0).steady(true).0;
-    };
-    if tables::policies(endpoint, parsed).0 == policy::id::NONE {
-        return Outcome::pass(0).steady(true).0;
-    }
-    if parsed.fragment >= fragment::LATER {
-        return fragments::follow(endpoint, parsed, fragments::place::TRANSLATED).0;
-    }
-    let confirmed = if skb.stage() == stage::PENDING_CONFIRMED {
-        view::CONFIRMED
-    } else {
-        0
-    };
-    let outcome = flow::run(
-        skb,
-        endpoint,
-        parsed,
-        view::SENT | view::TRANSLATED | confirmed,
-    );
-    if parsed.fragment == fragment::FIRST && outcome.passes() {
-        fragments::remember(endpoint, parsed, fragments::place::TRANSLATED, outcome);
-    }
-    outcome.0
-}
-
-/// What is delivered to sockets of the node: deferred egress for backends on the node itself.
-///
-/// Fails open by design. It also runs for sockets inside pods and, on a shared machine, of other nodes, so it acts only on packets to an address of
-/// this node that came in by one of our interfaces; what it does not recognise is not a pod's traffic to this host.
-#[inline(always)]
-pub fn to_host(frame: Frame) -> i32 {
-    let ingress = frame.ingress_ifindex();
-    if ingress == 0 || frame.stage() == stage::SETTLED {
-        return LET;
-    }
-    let Some(scratch) = scratch::get() else {
-        return LET;
-    };
-    let Some(endpoint) = tables::endpoint(scratch, ingress) else {
-        return LET;
-    };
-    let skb = &Skb::indirect(frame, ctx::BARE, scratch);
-    let parsed = scratch.parsed.put(Parsed::default());
-    if ctx::parse(skb, skb.protocol(), parsed).is_err()
-        || !tables::is_own_node(scratch, &parsed.dst)
-    {
-        return LET;
-    }
-    let outcome = Outcome(hooks_deferred(skb.raw(), parsed, skb.l3()));
-    if outcome.passes() {
-        return LET;
-    }
-    emit::denied(
-        skb,
-        (hook::TO_HOST, direction::EGRESS, ingress),
-        Some(endpoint),
-        parsed,
-        outcome,
-    );
-    REFUSE
 }
 
 /// Neighbour and router discovery, redirects included.

@@ -49,6 +49,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod neighbour;
 #[cfg(target_arch = "bpf")]
+mod note;
+#[cfg(target_arch = "bpf")]
 mod quota;
 #[cfg(target_arch = "bpf")]
 mod recent;

@@ -15,7 +15,7 @@ use portcullis_common::abi::{
 };
 use portcullis_common::addr::Addr;
 
-use crate::recent::{NOTES, Note};
+use crate::note::{NOTES, Note};
 use crate::scratch::{Place, Scratch};
 
 /// `BPF_F_NO_PREALLOC`: memory follows use. For tables that only the agent writes.

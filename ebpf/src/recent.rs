@@ -18,16 +18,16 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_jiffies64;
 use portcullis_common::abi::{direction, drop_index};
-use portcullis_common::glance::{Glance, Tuple};
+use portcullis_common::glance::Glance;
 use portcullis_common::packet::Parsed;
 
 use crate::atomic;
 use crate::ctx::{Frame, stage};
 use crate::maps::{self, At as _};
-use crate::scratch::{self, Scratch};
+use crate::note::{NOTES, Note};
+use crate::scratch::Scratch;
+use crate::tables;
 
-/// Notes of one processor: a power of two.
-pub const NOTES: u32 = 1024;
 /// Jiffies for which a note is believed: 64 ms to 640 ms, as the kernel was configured.
 const WINDOW: u32 = 64;
 /// [`Note::kind`] of what an endpoint sends.
@@ -44,28 +44,6 @@ pub mod verdict {
     /// It drops, and is counted.
     pub const DENY: u64 = 2;
 }
-
-/// One note; 64 bytes, a cache line.
-#[repr(C)]
-pub struct Note {
-    tuple: Tuple,
-    /// [`Glance::kind`], [`SENT`] and [`DENIED`].
-    kind: u32,
-    /// Interface of the hook.
-    ifindex: u32,
-    /// Interface that received the packet, where that counts.
-    ingress: u32,
-    /// What passes: what `from_pod` tells the next decision point. What is denied: `abi::drop_index`.
-    verdict: u32,
-    /// When it was written, in jiffies.
-    written: u32,
-    /// [`epoch`] when the long way began.
-    epoch: u32,
-    /// What is denied: `abi::Slot::opened` when the long way began.
-    opened: u32,
-}
-
-const _: () = assert!(size_of::<Note>() == 64);
 
 /// Number of the tables' last change.
 #[inline(always)]
@@ -197,7 +175,7 @@ fn find(frame: Frame, way: u32) -> Option<(&'static Scratch, &'static Note)> {
         return None;
     }
     let glance = Glance::at(&frame, frame.protocol())?;
-    let scratch = scratch::get()?;
+    let scratch = tables::scratch()?;
     // SAFETY: values of an array live as long as the map; this processor's is nobody else's.
     let note = unsafe { &*maps::RECENT.by(&scratch.key, place(&glance, way))? };
     let matches = note.kind & !DENIED == glance.kind | way
@@ -220,7 +198,7 @@ extern "C" fn recent_note(
     verdict: u32,
 ) -> u64 {
     // SAFETY: the verifier checks the pointer against its type; a null one never comes.
-    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, scratch::get()) else {
+    let (Some(parsed), Some(scratch)) = (unsafe { parsed.as_ref() }, tables::scratch()) else {
         return 0;
     };
     let Some((glance, tuple)) = Glance::of(parsed) else {

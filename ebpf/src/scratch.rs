@@ -15,10 +15,6 @@ use portcullis_common::abi::{Flow, FlowKey, Fragment, FragmentKey, L4Key, Policy
 use portcullis_common::addr::Addr;
 use portcullis_common::packet::{Parsed, Quoted};
 
-use crate::emit::Report;
-use crate::flow::Request;
-use crate::maps::{self, At as _};
-
 /// Bytes that are read from a packet at once: as many as the longest header that an answer is made of.
 pub const BYTES: usize = 80;
 /// Length of the longest answer, in whole words.
@@ -91,16 +87,40 @@ impl<T> Place<T> {
     }
 }
 
-/// This processor's for packets. There is always one; the verifier wants to see the case that there is not.
-#[inline(always)]
-pub fn get() -> Option<&'static Scratch> {
-    // SAFETY: values of an array live as long as the map; all fields are cells.
-    maps::SCRATCH.first().map(|scratch| unsafe { &*scratch })
+/// What a step needs to know of endpoint and packet, as plain data.
+#[repr(C)]
+pub struct Request {
+    /// The connection.
+    pub key: FlowKey,
+    /// The endpoint's revision.
+    pub revision: u32,
+    /// Its egress and ingress policy for the packet's family.
+    pub egress: u32,
+    /// As `egress`.
+    pub ingress: u32,
+    /// `flow::view`.
+    pub view: u16,
+    /// The packet's destination port; ICMP: type << 8 | code.
+    pub dport: u16,
 }
 
-/// This processor's for programs that the agent runs, one at a time.
-#[inline(always)]
-pub fn of_agent() -> Option<&'static Scratch> {
-    // SAFETY: as above.
-    maps::SCRATCH.at(1).map(|scratch| unsafe { &*scratch })
+/// Where a drop happened, and to whom.
+#[repr(C)]
+pub struct Report {
+    /// What was decided.
+    pub outcome: u64,
+    /// The endpoint's interface.
+    pub ifindex: u32,
+    /// The policy that was asked.
+    pub policy: u32,
+    /// The endpoint's slot, 0 = no endpoint.
+    pub slot: u16,
+    /// `abi::hook`.
+    pub hook: u8,
+    /// `abi::direction`, as the endpoint sees it.
+    pub direction: u8,
+    /// The slot's generation.
+    pub generation: u8,
+    /// Always 0.
+    pub reserved: [u8; 3],
 }

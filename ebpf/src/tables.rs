@@ -26,6 +26,20 @@ pub fn now() -> u32 {
     conntrack::tick(now_ns())
 }
 
+/// This processor's memory for packets. There is always one; the verifier wants to see the case that there is not.
+#[inline(always)]
+pub fn scratch() -> Option<&'static Scratch> {
+    // SAFETY: values of an array live as long as the map; all fields are cells.
+    maps::SCRATCH.first().map(|scratch| unsafe { &*scratch })
+}
+
+/// This processor's memory for programs that the agent runs, one at a time.
+#[inline(always)]
+pub fn scratch_of_agent() -> Option<&'static Scratch> {
+    // SAFETY: as above.
+    maps::SCRATCH.at(1).map(|scratch| unsafe { &*scratch })
+}
+
 /// Node-wide settings. Without them nothing can be decided.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {

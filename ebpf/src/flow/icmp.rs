@@ -9,9 +9,10 @@ use portcullis_common::reason;
 
 use super::entry::{is_alive, life};
 use super::open::open;
-use super::{Outcome, Request, established, view};
+use super::{Outcome, established, view};
 use crate::ctx::{Frame, Skb};
-use crate::{maps, scratch, tables};
+use crate::scratch::Request;
+use crate::{maps, tables};
 
 /// The same for ICMP, whose messages are requests, replies, errors or plumbing.
 #[unsafe(no_mangle)]
@@ -26,7 +27,7 @@ pub extern "C" fn flow_icmp(
     let (Some(parsed), Some(request), Some(scratch)) = (
         unsafe { parsed.as_ref() },
         unsafe { request.as_mut() },
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };
@@ -76,7 +77,7 @@ extern "C" fn flow_related(
     let (Some(parsed), Some(request), Some(scratch)) = (
         unsafe { parsed.as_ref() },
         unsafe { request.as_ref() },
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };

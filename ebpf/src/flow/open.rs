@@ -6,8 +6,8 @@ use portcullis_common::policy::decide;
 use portcullis_common::reason;
 
 use super::entry::{life, word};
-use super::{Outcome, Request, view};
-use crate::scratch::{self, Scratch};
+use super::{Outcome, view};
+use crate::scratch::{Request, Scratch};
 use crate::tables::{self, Tables};
 use crate::{atomic, maps, quota, recent};
 
@@ -34,7 +34,7 @@ extern "C" fn flow_open(request: *const Request) -> u64 {
     let (Some(request), Some(config), Some(scratch)) = (
         unsafe { request.as_ref() },
         tables::config(),
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };
@@ -52,7 +52,7 @@ extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
     let (Some(request), Some(config), Some(scratch)) = (
         unsafe { request.as_ref() },
         tables::config(),
-        scratch::get(),
+        tables::scratch(),
     ) else {
         return 0;
     };

@@ -8,7 +8,16 @@ mod rules;
 mod xtables;
 
 pub use filters::{Filter, filters};
-pub use rules::{Rule, rules};
+pub use rules::rules;
+
+/// A firewall rule or chain that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A rule in this table and chain names the metadata service: kube2iam, kiam, or somebody's own.
+    Metadata(String),
+    /// Chains with names of this policy agent.
+    Agent(&'static str),
+}
 
 /// Whose something is, by the name that it gives to its programs and chains; `None` for names that nobody is known by.
 #[must_use]

@@ -15,16 +15,7 @@ use rtnetlink::packet_core::Nla as _;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::super::dump::dump;
-use super::{owner, xtables};
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    /// A rule in this table and chain names the metadata service: kube2iam, kiam, or somebody's own.
-    Metadata(String),
-    /// Chains with names of this policy agent.
-    Agent(&'static str),
-}
+use super::{Rule, owner, xtables};
 
 /// Everything of this network namespace, each once.
 pub fn rules() -> io::Result<BTreeSet<Rule>> {

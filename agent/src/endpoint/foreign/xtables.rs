@@ -14,8 +14,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use portcullis_common::addr::Addr;
 use portcullis_common::guard;
 
-use super::owner;
-use super::rules::Rule;
+use super::{Rule, owner};
 
 /// Length of a table's name.
 const NAME: usize = 32;
