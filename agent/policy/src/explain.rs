@@ -87,18 +87,7 @@ impl<'w> Explainer<'w> {
             Owner::Pod(pod) => self.ingress(probe, pod, steps),
             Owner::Node(_) | Owner::Address => Side::none(&probe.dst),
         };
-        let denied = egress.verdict == Verdict::Deny || ingress.verdict == Verdict::Deny;
-        let verdict = if denied {
-            Verdict::Deny
-        } else {
-            Verdict::Allow
-        };
-        Explanation {
-            id: probe.id.clone(),
-            verdict,
-            egress,
-            ingress,
-        }
+        Explanation::of(probe.id.clone(), egress, ingress)
     }
 
     fn egress(&mut self, probe: &ResolvedProbe, pod: &Workload, steps: bool) -> Side {

@@ -1,13 +1,13 @@
 //! What an explanation consists of; its JSON is one element of the answer to a probe file.
 
 use portcullis_common::reason;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::Step;
 use crate::probe::{End, ProbeId};
 
 /// Whether a connection or a side of it passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It passes.
@@ -52,6 +52,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::AllowRule,
+        Self::NotIsolated,
+        Self::HostExempt,
+        Self::Itself,
+        Self::Neighbour,
+        Self::DenyRule,
+        Self::DefaultDeny,
+        Self::MetadataGuard,
+        Self::NotReady,
+        Self::NoFlow,
+        Self::Tunnel,
+        Self::IcmpType,
+        Self::Loopback,
+        Self::RogueServer,
+    ];
+
     /// Its number in the kernel's events and counters.
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -86,6 +104,14 @@ impl Serialize for Reason {
     }
 }
 
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == name);
+        known.ok_or_else(|| de::Error::custom(format!("no reason is called {name:?}")))
+    }
+}
+
 /// The answer to a probe; serialized, it is one element of the answer to a probe file. Printed, it is the form for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -99,29 +125,47 @@ pub struct Explanation {
     pub ingress: Side,
 }
 
-/// What one side says. Absent fields do not apply.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl Explanation {
+    /// What both sides together say.
+    #[must_use]
+    pub fn of(id: ProbeId, egress: Side, ingress: Side) -> Self {
+        let denied = egress.verdict == Verdict::Deny || ingress.verdict == Verdict::Deny;
+        Self {
+            id,
+            verdict: if denied {
+                Verdict::Deny
+            } else {
+                Verdict::Allow
+            },
+            egress,
+            ingress,
+        }
+    }
+}
+
+/// What one side says. Absent fields do not apply. Read again it lacks `end`, which its reader knows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Side {
     /// Its verdict.
     pub verdict: Verdict,
     /// Why; absent where the verdict is `none`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The tier that decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
     /// The deciding rule's policy, `Kind namespace/name`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
     /// The deciding rule, counted from 0 in the object's own list.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<u32>,
     /// For a default deny: the policies that isolate the endpoint.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub isolated_by: Vec<String>,
     /// The rules that were asked, if steps were wanted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
     /// The end, as people write it.
     #[serde(skip)]

@@ -1,6 +1,6 @@
 //! The rules that were asked on the way to a verdict, and what kept each from matching. For people only: the verdict is the tables'.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::text;
 use crate::cell::{point, spans};
@@ -11,7 +11,7 @@ use crate::probe::{End, ResolvedProbe};
 use crate::tables::{ClassIx, Decision, Direction};
 
 /// One rule of a policy that governs the endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// `Kind namespace/name`.
@@ -25,12 +25,12 @@ pub struct Step {
     /// What did not match; empty for a rule that matched.
     pub missed: Vec<Missed>,
     /// The same for people, with what the packet has instead.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why_not: String,
 }
 
 /// A part of a rule that kept it from matching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Missed {
     /// The other side is not among its peers.

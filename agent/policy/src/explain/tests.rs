@@ -326,3 +326,29 @@ fn strip(text: &str) -> Vec<String> {
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect()
 }
+
+#[test]
+fn an_answer_that_was_sent_is_the_answer_that_was_given() {
+    for (destination, port) in [
+        ("shop/db", 5432),
+        ("ops/batch", 1),
+        ("ip:169.254.169.254", 80),
+    ] {
+        let answer = ask(&tcp_to("shop/web", destination, port), Options::default());
+        let sent = |side: &Side| -> Side {
+            let text = serde_json::to_string(side).unwrap();
+            let read: Side = serde_json::from_str(&text).unwrap();
+            // Not sent with the side.
+            assert_eq!(read.end, "");
+            Side {
+                end: side.end.clone(),
+                ..read
+            }
+        };
+        let (egress, ingress) = (sent(&answer.egress), sent(&answer.ingress));
+        assert_eq!(Explanation::of(answer.id.clone(), egress, ingress), answer);
+    }
+    let every = serde_json::to_string(&Reason::ALL).unwrap();
+    let read: Vec<Reason> = serde_json::from_str(&every).unwrap();
+    assert_eq!(read, Reason::ALL);
+}
