@@ -6,39 +6,59 @@
 //! | `GET /readyz` | 200 once every local endpoint is enforced, else 503 with what is missing |
 //! | `GET /metrics` | `OpenMetrics` text |
 //! | `GET /v1/status` | [`NodeStatus`] |
+//! | `GET /v1/explain?source=&destination=` | [`Answer`](crate::commands::explain::Answer): both sides of a connection, from this agent's objects |
+//! | `GET /v1/pods/NAMESPACE/NAME` | [`PodStatus`]: whether its policies are in force |
+//! | `GET /v1/bpf/progs`, `/v1/bpf/maps` | what is pinned |
+//! | `GET /v1/bpf/maps/NAME?raw=&limit=` | entries of a map |
 //! | `POST /v1/synced` | 204 once everything that was present at the call is in force in the kernel |
 //!
-//! Over TCP, where asked for, only the first three.
+//! Over TCP, where asked for, only the first three. Every path here only looks; one that changes something must not be among those that
+//! [`bridge`](crate::bridge) passes on. What is refused is a [`Failure`] in JSON.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::commands::{bpf, explain};
+use crate::failure::{Failure, exit};
 use crate::kube::manifests::Rereader;
 use crate::metrics;
-use crate::report::NodeStatus;
+use crate::reconcile::View;
+use crate::report::{NodeStatus, PodStatus};
 use crate::settings::Settings;
 
 /// What the admin socket asks of the world task.
 pub enum Request {
     /// The agent's word on itself.
     Status(oneshot::Sender<NodeStatus>),
+    /// The objects, to explain from.
+    View(oneshot::Sender<View>),
+    /// Whether a pod's policies are in force, after everything that stood in the channels before.
+    Pod(String, String, oneshot::Sender<PodStatus>),
     /// Answered once everything that stood in the channels before is in force.
     Synced(oneshot::Sender<()>),
 }
+
+/// Explanations and dumps at a time: each may keep a processor busy for a while, and a node has other work.
+const AT_A_TIME: usize = 2;
 
 #[derive(Clone)]
 struct Context {
     requests: mpsc::Sender<Request>,
     rereader: Option<Rereader>,
+    bpffs: Arc<Path>,
+    turns: Arc<Semaphore>,
 }
 
 /// Binds every listener, so that a wrong address is an error at start; the future serves them.
@@ -47,7 +67,12 @@ pub fn serve(
     requests: mpsc::Sender<Request>,
     rereader: Option<Rereader>,
 ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
-    let context = Context { requests, rereader };
+    let context = Context {
+        requests,
+        rereader,
+        bpffs: Arc::from(settings.bpffs.as_path()),
+        turns: Arc::new(Semaphore::new(AT_A_TIME)),
+    };
     if let Some(parent) = settings.socket.parent() {
         std::fs::create_dir_all(parent)
             .with_context(|| format!("creating {}", parent.display()))?;
@@ -103,16 +128,29 @@ fn metrics_router(context: Context) -> Router {
 fn admin(context: Context) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/explain", get(explain))
+        .route("/v1/pods/{namespace}/{name}", get(pod))
+        .route("/v1/bpf/progs", get(progs))
+        .route("/v1/bpf/maps", get(maps))
+        .route("/v1/bpf/maps/{name}", get(dump))
         .route("/v1/synced", post(synced))
         .with_state(context)
 }
 
-/// Asks the world task.
+/// Asks the world task for its status.
 async fn ask(context: &Context) -> Result<NodeStatus, Response> {
+    put(context, Request::Status).await
+}
+
+/// Puts a question to the world task.
+async fn put<T>(
+    context: &Context,
+    question: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Response> {
     let (answer, answered) = oneshot::channel();
-    let sent = context.requests.send(Request::Status(answer)).await;
+    let sent = context.requests.send(question(answer)).await;
     match (sent, answered.await) {
-        (Ok(()), Ok(status)) => Ok(status),
+        (Ok(()), Ok(answer)) => Ok(answer),
         _ => Err((StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n").into_response()),
     }
 }
@@ -157,10 +195,94 @@ async fn synced(State(context): State<Context>) -> Response {
     {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
     }
-    let (answer, answered) = oneshot::channel();
-    let sent = context.requests.send(Request::Synced(answer)).await;
-    match (sent, answered.await) {
-        (Ok(()), Ok(())) => StatusCode::NO_CONTENT.into_response(),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n").into_response(),
+    match put(&context, Request::Synced).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(response) => response,
     }
+}
+
+/// A question about a connection, as people write its ends.
+#[derive(Deserialize)]
+struct Ends {
+    source: String,
+    destination: String,
+}
+
+async fn explain(State(context): State<Context>, Query(ends): Query<Ends>) -> Response {
+    match put(&context, Request::View).await {
+        Ok(view) => {
+            work(&context, move |_| {
+                explain::answer(&view, &ends.source, &ends.destination)
+            })
+            .await
+        }
+        Err(response) => response,
+    }
+}
+
+async fn pod(
+    State(context): State<Context>,
+    UrlPath((namespace, name)): UrlPath<(String, String)>,
+) -> Response {
+    match put(&context, |answer| Request::Pod(namespace, name, answer)).await {
+        Ok(status) => axum::Json(status).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn progs(State(context): State<Context>) -> Response {
+    work(&context, bpf::programs).await
+}
+
+async fn maps(State(context): State<Context>) -> Response {
+    work(&context, bpf::maps).await
+}
+
+/// How a map is dumped.
+#[derive(Deserialize)]
+struct How {
+    #[serde(default)]
+    raw: bool,
+    limit: Option<usize>,
+}
+
+async fn dump(
+    State(context): State<Context>,
+    UrlPath(name): UrlPath<String>,
+    Query(how): Query<How>,
+) -> Response {
+    work(&context, move |bpffs| {
+        bpf::dump(bpffs, &name, how.raw, how.limit)
+    })
+    .await
+}
+
+/// Does `what` beside the runtime, when it is its turn.
+async fn work<T: Serialize + Send + 'static>(
+    context: &Context,
+    what: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+) -> Response {
+    let turn = Arc::clone(&context.turns).acquire_owned().await;
+    let bpffs = Arc::clone(&context.bpffs);
+    let done = tokio::task::spawn_blocking(move || {
+        // Also of whoever has gone away meanwhile.
+        let _turn = turn;
+        what(&bpffs)
+    });
+    match done.await {
+        Ok(Ok(value)) => axum::Json(value).into_response(),
+        Ok(Err(error)) => refuse(&Failure::from(error)),
+        Err(error) => refuse(&Failure::from(anyhow::Error::from(error))),
+    }
+}
+
+/// A failure, with the nearest status.
+fn refuse(failure: &Failure) -> Response {
+    let status = match failure.exit_code() {
+        exit::USAGE => StatusCode::BAD_REQUEST,
+        exit::NOT_PERMITTED => StatusCode::FORBIDDEN,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (status, json, failure.to_json() + "\n").into_response()
 }

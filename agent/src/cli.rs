@@ -1,10 +1,19 @@
-//! What can be typed. What it means is in `settings` and in the modules that are called.
+//! What can be typed. What it means is in `settings`, in `commands::place` and in the modules that are called.
+
+mod ask;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use ask::{
+    Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, Output, PLUGIN, PatienceArgs, PlaceArgs,
+    StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
+};
+use value::{duration, service_account};
 
 /// Guards the pods of a node: metadata guard and network policy in eBPF.
 #[derive(Debug, Parser)]
@@ -20,15 +29,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the node's agent: follow objects, compile, enforce
     Agent(AgentArgs),
-    /// Block until everything present now is in force in the kernel
-    Wait(WaitArgs),
-    /// Health of the agent, its endpoints, attachments and drops
-    Status(StatusArgs),
-    /// Why a connection is allowed or denied
-    Explain(ExplainArgs),
-    /// Look at pinned programs and maps, without the agent
-    #[command(subcommand)]
-    Bpf(BpfCommand),
+    /// The questions.
+    #[command(flatten)]
+    Ask(Ask),
     /// Remove every program, link, map and filter of an agent
     Uninstall(UninstallArgs),
     /// Mount a bpffs where there is none yet (needs root with `CAP_SYS_ADMIN`)
@@ -41,10 +44,12 @@ pub enum Command {
     #[cfg(feature = "lab")]
     #[command(subcommand)]
     Lab(LabCommand),
-    /// What an error code means and what to do
-    ExplainError {
-        /// As printed: PC1107
-        code: String,
+    /// Pass questions from standard input on to the agent: what `kubectl portcullis` runs in its pod
+    #[command(hide = true)]
+    Bridge {
+        /// The agent's admin socket [default: $`PORTCULLIS_SOCKET`, else /run/portcullis/portcullis.sock]
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
     },
 }
 
@@ -125,118 +130,6 @@ pub enum UnknownPodArg {
     Closed,
     /// Everything passes but metadata
     Open,
-}
-
-/// `portcullis wait`.
-#[derive(Debug, Args)]
-pub struct WaitArgs {
-    /// Until every object present at the call is in force
-    #[arg(long, required = true)]
-    pub synced: bool,
-    /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub timeout: Duration,
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "its fields have their own")]
-    pub socket: SocketArgs,
-}
-
-/// `portcullis status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "its fields have their own")]
-    pub socket: SocketArgs,
-    /// The node's line only
-    #[arg(long, conflicts_with = "verbose")]
-    pub brief: bool,
-    /// Every endpoint too
-    #[arg(long, short)]
-    pub verbose: bool,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-}
-
-/// Output formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-}
-
-/// `portcullis explain`.
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// Who opens the connection: NAMESPACE/POD, an IP address, node/NAME
-    #[arg(required_unless_present = "probes")]
-    pub source: Option<String>,
-    /// To whom, with :PORT[/PROTOCOL], or `metadata`
-    #[arg(required_unless_present = "probes")]
-    pub destination: Option<String>,
-    /// Directory of YAML and JSON files
-    #[arg(
-        long,
-        short = 'f',
-        visible_alias = "filename",
-        value_name = "DIR",
-        required = true
-    )]
-    pub manifests: PathBuf,
-    /// A JSON list of probes; the answer is a JSON list
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "expect"])]
-    pub probes: Option<PathBuf>,
-    /// Pods of this service account may reach the metadata addresses (repeatable)
-    #[arg(long, value_name = "NAMESPACE/SERVICEACCOUNT", value_parser = service_account)]
-    pub metadata_allow: Vec<(String, String)>,
-    /// Exit with 1 if the verdict is another
-    #[arg(long, value_enum)]
-    pub expect: Option<Verdict>,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-}
-
-/// Verdicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Verdict {
-    /// It passes
-    Allow,
-    /// It does not
-    Deny,
-}
-
-/// `portcullis bpf`.
-#[derive(Debug, Subcommand)]
-pub enum BpfCommand {
-    /// Pinned programs and links
-    Progs(BpfArgs),
-    /// Pinned maps and how full they are
-    Maps(BpfArgs),
-    /// Contents of a map, names and types decoded
-    Dump {
-        /// Name of a map: `pc_endpoints`, or `endpoints`
-        map: String,
-        /// Keys and values as bytes
-        #[arg(long)]
-        raw: bool,
-        #[command(flatten)]
-        #[expect(missing_docs, reason = "its fields have their own")]
-        bpf: BpfArgs,
-    },
-}
-
-/// What the `bpf` verbs share.
-#[derive(Debug, Args)]
-pub struct BpfArgs {
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "its fields have their own")]
-    pub pins: PinArgs,
-    /// Output format
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
 /// `portcullis uninstall`.
@@ -346,35 +239,6 @@ pub enum How {
     TestRun,
 }
 
-fn service_account(text: &str) -> Result<(String, String), String> {
-    match text.split_once('/') {
-        Some((namespace, name))
-            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
-        {
-            Ok((namespace.to_owned(), name.to_owned()))
-        }
-        _ => Err("wants NAMESPACE/SERVICEACCOUNT".to_owned()),
-    }
-}
-
-/// `30s`, `500ms`, `2m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let Ok(number) = number.parse::<u64>() else {
-        return Err("wants a number with ms, s, m or h".to_owned());
-    };
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
-        "h" => Ok(Duration::from_secs(number * 3600)),
-        _ => Err("wants a number with ms, s, m or h".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -384,12 +248,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(duration("30").is_err() && duration("s").is_err() && duration("3 d").is_err());
     }
 }

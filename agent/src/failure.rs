@@ -13,7 +13,9 @@ use std::fmt;
 use std::io::Write;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::client::ClientError;
 
 /// Exit codes of every command.
 pub mod exit {
@@ -96,6 +98,8 @@ pub const CODES: &[Code] = &[
     ),
     code("PC4004", "the agent refuses", exit::NEGATIVE),
     code("PC4005", "the agent lacks a right", exit::NOT_PERMITTED),
+    code("PC4006", "you lack a right", exit::NOT_PERMITTED),
+    code("PC4007", "no agents were found", exit::UNREACHABLE),
     code("PC5000", "the command failed", exit::NEGATIVE),
     code("PC5001", "wrong usage", exit::USAGE),
     code("PC5002", "objects cannot be read", exit::USAGE),
@@ -103,6 +107,7 @@ pub const CODES: &[Code] = &[
     code("PC5004", "a probe cannot be asked", exit::USAGE),
     code("PC5005", "not permitted", exit::NOT_PERMITTED),
     code("PC5006", "not confirmed", exit::USAGE),
+    code("PC5007", "the kubeconfig cannot be used", exit::USAGE),
     code("PC6001", "the lab cannot run here", exit::NEGATIVE),
     code("PC6002", "there is no such lab", exit::NEGATIVE),
 ];
@@ -158,6 +163,21 @@ impl Failure {
             .map_or(exit::NEGATIVE, |code| code.exit)
     }
 
+    /// A failure as [`Failure::to_json`] wrote it; none where the text is something else, or the code is not one of ours.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        let sent: Value = serde_json::from_str(text).ok()?;
+        let part = |name: &str| sent.get(name).and_then(Value::as_str);
+        let code = part("code")?;
+        let known = CODES.iter().find(|known| known.code == code)?;
+        Some(Self::new(
+            known.code,
+            part("message")?,
+            part("why")?,
+            part("do")?,
+        ))
+    }
+
     /// One line of JSON, for stderr with `-o json`.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -180,6 +200,12 @@ impl std::error::Error for Failure {}
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         classify::failure(&error)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        anyhow::Error::from(error).into()
     }
 }
 
@@ -247,6 +273,8 @@ mod tests {
             failure.to_json(),
             r#"{"kind":"Error","code":"PC5001","message":"a; b","why":"c","do":"d"}"#
         );
+        assert_eq!(Failure::from_json(&failure.to_json()), Some(failure));
+        assert_eq!(Failure::from_json("no such path"), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Portcullis, the agent: watches, world loop, dataplane, CLI. `main.rs` is a thin shell around this library.
 
 pub mod api;
+pub mod bridge;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod commands;
 pub mod dataplane;
 pub mod endpoint;

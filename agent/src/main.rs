@@ -1,29 +1,33 @@
 //! From typed words to functions, and from errors to exit codes. It decides nothing.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use hyper::Method;
-use portcullis::cli::{
-    AgentArgs, BpfCommand, Cli, Command, ExplainArgs, Output, UnknownPodArg, Verdict,
-};
-use portcullis::commands::{bpf, explain, mount_bpffs, status, uninstall};
+use portcullis::cli::{self, AgentArgs, Cli, Command, PlaceArgs, UnknownPodArg};
+use portcullis::commands::ask::{self, runtime};
+use portcullis::commands::place::Place;
+use portcullis::commands::{mount_bpffs, uninstall};
 use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
-use portcullis::report::NodeStatus;
 use portcullis::settings::{Settings, UnknownPod};
-use portcullis::{client, commands, run};
-use tokio::runtime::Runtime;
+use portcullis::{bridge, commands, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let json = wants_json(&cli.command);
-    let mut out = UnlessClosed(io::stdout().lock());
-    let result = dispatch(cli.command, &mut out).and_then(|code| {
+    let plugin = is_plugin(std::env::args_os().next());
+    let command = if plugin {
+        Command::Ask(cli::plugin())
+    } else {
+        Cli::parse().command
+    };
+    let json = matches!(&command, Command::Ask(question) if ask::wants_json(question));
+    // Not locked: the bridge's answers are written by another thread.
+    let mut out = UnlessClosed(io::stdout());
+    let result = dispatch(command, plugin, &mut out).and_then(|code| {
         out.flush()?;
         Ok(code)
     });
@@ -43,33 +47,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, out: &mut dyn io::Write) -> Result<u8> {
+/// Whether it was called by the name by which kubectl finds plugins.
+fn is_plugin(called: Option<OsString>) -> bool {
+    let called = called.map(PathBuf::from);
+    let name = called.as_deref().and_then(Path::file_stem);
+    name.is_some_and(|name| name == cli::PLUGIN)
+}
+
+fn dispatch(command: Command, plugin: bool, out: &mut dyn io::Write) -> Result<u8> {
     match command {
         Command::Agent(arguments) => agent(arguments),
-        Command::Wait(arguments) => {
-            runtime()?.block_on(client::wait_synced(
-                &arguments.socket.socket,
-                arguments.timeout,
-            ))?;
-            Ok(failure::exit::DONE)
-        }
-        Command::Status(arguments) => {
-            let status = ask(&arguments.socket.socket)?;
-            let detail = match (arguments.brief, arguments.verbose) {
-                (true, _) => status::Detail::Brief,
-                (_, true) => status::Detail::Verbose,
-                _ => status::Detail::Normal,
-            };
-            status::print(&status, detail, arguments.output == Output::Json, out)
-        }
-        Command::Explain(arguments) => explain(arguments, out),
-        Command::Bpf(command) => match command {
-            BpfCommand::Progs(bpf) => bpf::progs(&bpf.pins.bpffs, bpf.output == Output::Json, out),
-            BpfCommand::Maps(bpf) => bpf::maps(&bpf.pins.bpffs, bpf.output == Output::Json, out),
-            BpfCommand::Dump { map, raw, bpf } => {
-                bpf::dump(&bpf.pins.bpffs, &map, raw, bpf.output == Output::Json, out)
-            }
-        },
+        Command::Ask(question) => ask::ask(question, plugin, out),
         Command::Uninstall(arguments) => {
             let code = uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)?;
             if arguments.stay {
@@ -80,8 +68,24 @@ fn dispatch(command: Command, out: &mut dyn io::Write) -> Result<u8> {
         Command::MountBpffs { directory } => mount_bpffs::mount_bpffs(&directory, out),
         #[cfg(feature = "lab")]
         Command::Lab(command) => portcullis::lab::run(command, out),
-        Command::ExplainError { code } => failure::explain_error(&code, out),
+        Command::Bridge { socket } => bridge(socket),
     }
+}
+
+fn bridge(socket: Option<PathBuf>) -> Result<u8> {
+    let arguments = PlaceArgs {
+        socket,
+        ..PlaceArgs::default()
+    };
+    if let Place::Here(socket) = ask::place(false, arguments)? {
+        let runtime = runtime()?;
+        let served = bridge::run(tokio::io::stdin(), tokio::io::stdout(), &socket);
+        let served = runtime.block_on(served);
+        // A thread may still hang in a read of standard input, and must not keep the process.
+        runtime.shutdown_background();
+        served?;
+    }
+    Ok(failure::exit::DONE)
 }
 
 fn agent(arguments: AgentArgs) -> Result<u8> {
@@ -117,46 +121,6 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
     Ok(failure::exit::DONE)
 }
 
-fn explain(arguments: ExplainArgs, out: &mut dyn io::Write) -> Result<u8> {
-    let objects = explain::Objects {
-        manifests: &arguments.manifests,
-        node: None,
-        metadata_allow: arguments.metadata_allow.into_iter().collect(),
-    };
-    let mut notes = UnlessClosed(io::stderr());
-    if let Some(probes) = &arguments.probes {
-        return explain::explain_probes(&objects, probes, out, &mut notes);
-    }
-    let question = explain::Question {
-        source: arguments.source.as_deref().unwrap_or_default(),
-        destination: arguments.destination.as_deref().unwrap_or_default(),
-        expect: arguments.expect.map(|verdict| match verdict {
-            Verdict::Allow => portcullis_policy::explain::Verdict::Allow,
-            Verdict::Deny => portcullis_policy::explain::Verdict::Deny,
-        }),
-    };
-    explain::explain(
-        &question,
-        &objects,
-        arguments.output == Output::Json,
-        out,
-        &mut notes,
-    )
-}
-
-fn ask(socket: &Path) -> Result<NodeStatus> {
-    let body = runtime()?.block_on(client::call(socket, Method::GET, "/v1/status"))?;
-    serde_json::from_slice(&body).context("reading the agent's answer")
-}
-
-fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the runtime")
-}
-
 /// JSON lines; text on a terminal. The filter is `RUST_LOG`'s, `info` without one.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -168,16 +132,4 @@ fn log_to_stderr() {
     } else {
         logger.json().flatten_event(true).init();
     }
-}
-
-fn wants_json(command: &Command) -> bool {
-    let output = match command {
-        Command::Status(arguments) => arguments.output,
-        Command::Explain(arguments) => arguments.output,
-        Command::Bpf(
-            BpfCommand::Progs(bpf) | BpfCommand::Maps(bpf) | BpfCommand::Dump { bpf, .. },
-        ) => bpf.output,
-        _ => Output::Table,
-    };
-    output == Output::Json
 }

@@ -32,9 +32,12 @@ use crate::kube::Batch;
 use crate::settings::Settings;
 use crate::world::World;
 
+mod answer;
 mod others;
 mod report;
 mod want;
+
+pub use answer::View;
 
 /// The node's state and the hands that change it.
 pub struct Node {

@@ -93,6 +93,28 @@ pub struct EndpointStatus {
     pub flows: [u64; 4],
 }
 
+/// `GET /v1/pods/NAMESPACE/NAME`: whether the pod's policies are in force, as far as the agent that was asked can tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// `portcullis.dev/v1alpha1`.
+    pub api_version: String,
+    /// `PodStatus`.
+    pub kind: String,
+    /// The node whose agent answers.
+    pub node: String,
+    /// `namespace/name`.
+    pub pod: String,
+    /// Where the pod runs; absent if the agent knows no such pod, or it has no node yet.
+    pub runs_on: Option<String>,
+    /// Everything known of it is in force; never true on a node where it does not run.
+    pub ready: bool,
+    /// What it lacks for that.
+    pub missing: Option<String>,
+    /// Revision of the tables.
+    pub revision: u64,
+}
+
 /// One feed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

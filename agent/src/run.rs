@@ -147,10 +147,17 @@ async fn world_loop(
                 continue;
             }
         }
-        if let Some(Request::Status(answer)) = request {
-            // Who asked may be gone.
-            let _ = answer.send(tokio::task::block_in_place(|| node.status()));
-            continue;
+        // Who asked may be gone.
+        match request {
+            Some(Request::Status(answer)) => {
+                let _ = answer.send(tokio::task::block_in_place(|| node.status()));
+                continue;
+            }
+            Some(Request::View(answer)) => {
+                let _ = answer.send(node.view());
+                continue;
+            }
+            _ => {}
         }
         while let Ok(batch) = changes.try_recv() {
             node.changes(batch);
@@ -161,8 +168,12 @@ async fn world_loop(
         }
         tokio::task::block_in_place(|| node.reconcile());
         lookup.send_replace(node.lookup());
-        if let Some(Request::Synced(answer)) = request {
-            waiting.push(answer);
+        match request {
+            Some(Request::Synced(answer)) => waiting.push(answer),
+            Some(Request::Pod(namespace, name, answer)) => {
+                let _ = answer.send(node.pod_status(&namespace, &name));
+            }
+            _ => {}
         }
         if !waiting.is_empty() && node.is_synced() {
             for answer in waiting.drain(..) {

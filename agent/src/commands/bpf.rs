@@ -1,23 +1,26 @@
-//! `portcullis bpf`: what is pinned, with names and types decoded. Works without the agent, by pin path only.
+//! `portcullis bpf`: what is pinned, with names and types decoded. Works without the agent, by pin path only; an agent answers the same over its socket.
 //!
-//! Nothing is interpreted beyond its record: which policy a rule number stands for only the running agent knows.
+//! Nothing is interpreted beyond its record: which policy a rule number stands for only the running agent knows. `print` puts it on the screen, for one
+//! node or for many.
 
 mod decode;
+mod print;
 mod record;
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nameindex;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::API_VERSION;
-use super::table::Table;
 use crate::dataplane::inspect::{self, LinkTarget, PinnedMap};
 use crate::dataplane::pins::{Pins, this_owner};
-use crate::failure::{Failure, exit};
+use crate::failure::Failure;
 use decode::Decoder;
+
+pub use print::Document;
 
 /// Key and value record of every map.
 const RECORDS: &[(&str, &str, &str)] = &[
@@ -42,10 +45,89 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("pc_slots", "slot", "Slot"),
 ];
 
+/// Pinned maps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapList {
+    api_version: String,
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    items: Vec<MapItem>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MapItem {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    /// Absent where entries do not exist.
+    used: Option<usize>,
+    capacity: u32,
+    key: String,
+    value: String,
+}
+
+/// Entries of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapDump {
+    api_version: String,
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    map: String,
+    entries: Vec<Entry>,
+    /// Entries beyond the limit.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    left_out: usize,
+}
+
+/// One of them, by fields or as bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    key: Map<String, Value>,
+    value: Map<String, Value>,
+}
+
+/// Pinned programs, and the links that hold them on their hooks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramList {
+    api_version: String,
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    items: Vec<ProgramItem>,
+    links: Vec<LinkItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ProgramItem {
+    name: String,
+    id: u32,
+    tag: String,
+    verified: Option<u32>,
+    instructions: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkItem {
+    name: String,
+    id: u32,
+    program: String,
+    target: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// Every pinned map: type, how full it is, what its records are.
-pub fn maps(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
+pub fn maps(bpffs: &Path) -> Result<MapList> {
     let pins = pinned(bpffs)?;
-    let mut table = Table::new(&["MAP", "TYPE", "USED", "CAPACITY", "KEY", "VALUE"]);
     let mut items = Vec::new();
     for map in inspect::maps(&pins)? {
         let used = entries(&map)?.len();
@@ -53,32 +135,25 @@ pub fn maps(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
             .iter()
             .find(|(name, ..)| *name == map.name)
             .unwrap_or(&("", "bytes", "bytes"));
-        items.push(json!({"name": map.name, "type": map.kind, "used": map.has_entries().then_some(used), "capacity": map.capacity, "key": key, "value": value}));
-        let used = if map.has_entries() {
-            used.to_string()
-        } else {
-            "-".to_owned()
-        };
-        let capacity = if map.has_entries() {
-            map.capacity.to_string()
-        } else {
-            format!("{} bytes", map.capacity)
-        };
-        table.push([
-            map.name,
-            map.kind.to_owned(),
-            used,
-            capacity,
-            (*key).to_owned(),
-            (*value).to_owned(),
-        ]);
+        items.push(MapItem {
+            used: map.has_entries().then_some(used),
+            kind: map.kind.to_owned(),
+            capacity: map.capacity,
+            key: (*key).to_owned(),
+            value: (*value).to_owned(),
+            name: map.name,
+        });
     }
-    let list = json!({"apiVersion": API_VERSION, "kind": "MapList", "items": items});
-    write(json, &list, &table, out)
+    Ok(MapList {
+        api_version: API_VERSION.to_owned(),
+        kind: "MapList".to_owned(),
+        node: None,
+        items,
+    })
 }
 
-/// The entries of one map; `name` with or without `pc_`, `raw` as bytes in hex.
-pub fn dump(bpffs: &Path, name: &str, raw: bool, json: bool, out: &mut dyn Write) -> Result<u8> {
+/// The entries of one map; `name` with or without `pc_`, `raw` as bytes in hex, at most `limit`.
+pub fn dump(bpffs: &Path, name: &str, raw: bool, limit: Option<usize>) -> Result<MapDump> {
     let pins = pinned(bpffs)?;
     let name = if name.starts_with("pc_") {
         name.to_owned()
@@ -107,59 +182,35 @@ pub fn dump(bpffs: &Path, name: &str, raw: bool, json: bool, out: &mut dyn Write
     }
     let mut entries = entries(&map)?;
     entries.sort_unstable();
+    let left_out = entries.len().saturating_sub(limit.unwrap_or(usize::MAX));
+    entries.truncate(entries.len() - left_out);
     let decoder = Decoder {
         map: name.clone(),
         interfaces: interfaces(&pins),
         now: now(),
     };
-    let mut decoded = Vec::with_capacity(entries.len());
-    for (key, value) in &entries {
+    let one = |(key, value): &(Vec<u8>, Vec<u8>)| {
         let both = if raw { None } else { decoder.entry(key, value) };
-        decoded.push(both.unwrap_or_else(|| (bytes("key", key), bytes("value", value))));
-    }
-    let mut text = String::new();
-    if json {
-        let entries: Vec<Value> = decoded
-            .into_iter()
-            .map(|(key, value)| json!({"key": key, "value": value}))
-            .collect();
-        let dump =
-            json!({"apiVersion": API_VERSION, "kind": "MapDump", "map": name, "entries": entries});
-        text = serde_json::to_string_pretty(&dump)? + "\n";
-    } else {
-        for (key, value) in &decoded {
-            text += format!("{}  {}", line(key), line(value)).trim();
-            text.push('\n');
-        }
-    }
-    out.write_all(text.as_bytes())?;
-    Ok(exit::DONE)
+        let (key, value) = both.unwrap_or_else(|| (bytes("key", key), bytes("value", value)));
+        Entry { key, value }
+    };
+    Ok(MapDump {
+        api_version: API_VERSION.to_owned(),
+        kind: "MapDump".to_owned(),
+        node: None,
+        entries: entries.iter().map(one).collect(),
+        left_out,
+        map: name,
+    })
 }
 
-/// Pinned programs, and the links that hold them on their hooks.
-pub fn progs(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
+/// Pinned programs and links.
+pub fn programs(bpffs: &Path) -> Result<ProgramList> {
     let pins = pinned(bpffs)?;
     let programs = inspect::programs(&pins)?;
-    let links = inspect::links(&pins)?;
     let interfaces = interfaces(&pins);
-    let optional =
-        |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    let mut table = Table::new(&["PROGRAM", "ID", "TAG", "VERIFIED", "INSTRUCTIONS"]);
-    let mut items = Vec::new();
-    for program in &programs {
-        let tag = format!("{:016x}", program.tag);
-        items.push(json!({"name": program.name, "id": program.id, "tag": tag, "verified": program.verified, "instructions": program.translated}));
-        table.push([
-            program.name.clone(),
-            program.id.to_string(),
-            tag,
-            optional(program.verified),
-            optional(program.translated),
-        ]);
-    }
-    let mut attached = Table::new(&["LINK", "ID", "PROGRAM", "ATTACHED TO"]);
-    let mut held = Vec::new();
-    for link in &links {
+    let mut links = Vec::new();
+    for link in inspect::links(&pins)? {
         let owner = programs.iter().find(|program| program.id == link.program);
         let program = owner.map_or_else(
             || format!("id {}", link.program),
@@ -173,16 +224,27 @@ pub fn progs(bpffs: &Path, json: bool, out: &mut dyn Write) -> Result<u8> {
             LinkTarget::Cgroup(id) => format!("cgroup {id}"),
             LinkTarget::Other => "<other>".to_owned(),
         };
-        held.push(json!({"name": link.name, "id": link.id, "program": program, "target": target}));
-        attached.push([link.name.clone(), link.id.to_string(), program, target]);
+        links.push(LinkItem {
+            name: link.name,
+            id: link.id,
+            program,
+            target,
+        });
     }
-    let list =
-        json!({"apiVersion": API_VERSION, "kind": "ProgramList", "items": items, "links": held});
-    if json || links.is_empty() {
-        return write(json, &list, &table, out);
-    }
-    write!(out, "{table}\n{attached}")?;
-    Ok(exit::DONE)
+    let item = |program: inspect::PinnedProgram| ProgramItem {
+        tag: format!("{:016x}", program.tag),
+        name: program.name,
+        id: program.id,
+        verified: program.verified,
+        instructions: program.translated,
+    };
+    Ok(ProgramList {
+        api_version: API_VERSION.to_owned(),
+        kind: "ProgramList".to_owned(),
+        node: None,
+        items: programs.into_iter().map(item).collect(),
+        links,
+    })
 }
 
 /// The pins, if there are any that this user may see.
@@ -204,16 +266,6 @@ fn pinned(bpffs: &Path) -> Result<Pins> {
 fn entries(map: &PinnedMap) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     map.entries()
         .with_context(|| format!("reading {}", map.name))
-}
-
-fn write(json: bool, list: &Value, table: &Table, out: &mut dyn Write) -> Result<u8> {
-    let text = if json {
-        serde_json::to_string_pretty(list)? + "\n"
-    } else {
-        table.to_string()
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(exit::DONE)
 }
 
 /// Indices and names of the interfaces that the pins are about: those of this network namespace, or none if they are another's.
@@ -252,43 +304,13 @@ fn bytes(name: &str, bytes: &[u8]) -> Map<String, Value> {
     Map::from_iter([(name.to_owned(), Value::String(record::hex(bytes)))])
 }
 
-/// `name=value` of every field; what is empty is left out.
-fn line(fields: &Map<String, Value>) -> String {
-    let shown = fields
-        .iter()
-        .filter_map(|(name, value)| word(value).map(|word| format!("{name}={word}")));
-    shown.collect::<Vec<_>>().join(" ")
-}
-
-fn word(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        Value::Array(list) => {
-            let words: Vec<String> = list.iter().filter_map(word).collect();
-            Some(words.join(",")).filter(|text| !text.is_empty())
-        }
-        Value::Object(fields) => Some(format!("({})", line(fields))),
-        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn fields_read_as_name_and_value() {
-        let value = json!({"ifindex": 4, "flags": ["a", "b"], "none": null, "empty": [], "ranges": [{"ports": "80", "rule": 1}]});
-        let fields = value.as_object().expect("an object");
-        assert_eq!(line(fields), "ifindex=4 flags=a,b ranges=(ports=80 rule=1)");
-        assert_eq!(line(&bytes("key", &[0, 255])), "key=00ff");
-    }
-
-    #[test]
     fn without_pins_the_failure_says_so() {
-        let error = maps(Path::new("/nonexistent"), false, &mut Vec::new())
-            .expect_err("nothing is pinned there");
+        let error = maps(Path::new("/nonexistent")).expect_err("nothing is pinned there");
         assert_eq!(Failure::from(error).code, "PC1008");
     }
 }

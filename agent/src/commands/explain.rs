@@ -1,10 +1,11 @@
-//! `portcullis explain`: answers from the compiler alone, without root, kernel or agent.
+//! `portcullis explain`: with `-f` answers from the compiler alone, without root, kernel or agent; without, agents answer (`online`).
 //!
 //! ```text
 //! directory --manifests::read--> World --snapshot--> Explainer <-- Resolver <-- probe file, or SOURCE DESTINATION
 //! ```
 //! A probe file's answer is one bare JSON list on `out`, in the file's order; what people should know besides goes to `notes` (stderr).
 
+mod online;
 mod target;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,8 @@ use crate::failure::{Failure, exit};
 use crate::kube::manifests;
 use crate::world::World;
 
+pub use online::{Answer, End, Told, answer, path, print_told};
+
 /// Unanswerable probes that are named one by one.
 const NAMED: usize = 10;
 
@@ -35,6 +38,21 @@ pub struct Question<'a> {
     pub destination: &'a str,
     /// The verdict that makes the exit code 0; any if absent.
     pub expect: Option<Verdict>,
+}
+
+impl Question<'_> {
+    /// Whether it can be understood at all, before anybody is asked.
+    pub fn check(&self) -> Result<(), Failure> {
+        target::probe(self.source, self.destination).map(|_| ())
+    }
+
+    fn exit_code(&self, verdict: Verdict) -> u8 {
+        if self.expect.is_none_or(|expected| expected == verdict) {
+            exit::DONE
+        } else {
+            exit::NEGATIVE
+        }
+    }
 }
 
 /// What it is asked about.
@@ -60,6 +78,25 @@ struct Document<'a> {
     reason: Option<Reason>,
     egress: &'a Side,
     ingress: &'a Side,
+    /// Who says so; empty where no agent was asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agents: Vec<online::Witness>,
+}
+
+impl<'a> Document<'a> {
+    fn new(question: &Question<'a>, answer: &'a Explanation) -> Self {
+        Self {
+            api_version: API_VERSION,
+            kind: "Explanation",
+            source: question.source,
+            destination: question.destination,
+            verdict: answer.verdict,
+            reason: deciding(answer).reason,
+            egress: &answer.egress,
+            ingress: &answer.ingress,
+            agents: Vec::new(),
+        }
+    }
 }
 
 /// Answers a probe file: one bare JSON list. Probes that cannot be asked are missing in it, and make it a failure that names them.
@@ -101,25 +138,12 @@ pub fn explain(
     let resolved = Resolver::new(&world).resolve(&probe)?;
     let answer = Explainer::new(&world, options(objects)).explain_in_steps(&resolved);
     let text = if json {
-        let document = Document {
-            api_version: API_VERSION,
-            kind: "Explanation",
-            source: question.source,
-            destination: question.destination,
-            verdict: answer.verdict,
-            reason: deciding(&answer).reason,
-            egress: &answer.egress,
-            ingress: &answer.ingress,
-        };
-        serde_json::to_string_pretty(&document)? + "\n"
+        serde_json::to_string_pretty(&Document::new(question, &answer))? + "\n"
     } else {
         answer.to_string()
     };
     out.write_all(text.as_bytes())?;
-    let met = question
-        .expect
-        .is_none_or(|expected| expected == answer.verdict);
-    Ok(if met { exit::DONE } else { exit::NEGATIVE })
+    Ok(question.exit_code(answer.verdict))
 }
 
 /// The side whose reason is the connection's: the first one that denies, else the last one that has a say.

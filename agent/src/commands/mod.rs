@@ -3,12 +3,15 @@
 //! Each writes to the `out` that it is given and returns an exit code; a reader that goes away early (`| head`) is a success. Errors are chains that
 //! `failure` turns into three lines.
 
+pub mod ask;
 pub mod bpf;
 pub mod explain;
 pub mod mount_bpffs;
+pub mod place;
 pub mod status;
 pub mod table;
 pub mod uninstall;
+pub mod wait;
 
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! `portcullis status`: one line for the node, what is wrong with it, and with `--verbose` every endpoint.
 //!
-//! It reads the agent's own [`NodeStatus`] and adds nothing to it.
+//! It reads the agent's own [`NodeStatus`] and adds nothing to it. Of many nodes, `nodes` makes one table.
+
+mod nodes;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -10,6 +12,8 @@ use anyhow::Result;
 use super::table::Table;
 use crate::failure::exit;
 use crate::report::{EndpointStatus, NodeStatus};
+
+pub use nodes::print_all;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +26,28 @@ pub enum Detail {
     Verbose,
 }
 
+/// In which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A table, and what is wrong.
+    Table,
+    /// The same with more columns.
+    Wide,
+    /// One object.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// `node/NAME`.
+    Name,
+}
+
 /// Prints the status; exit code 1 if the node is not ready.
-pub fn print(status: &NodeStatus, detail: Detail, json: bool, out: &mut dyn Write) -> Result<u8> {
-    let text = if json {
-        serde_json::to_string_pretty(status)? + "\n"
-    } else {
-        text(status, detail)
+pub fn print(status: &NodeStatus, detail: Detail, form: Form, out: &mut dyn Write) -> Result<u8> {
+    let text = match form {
+        Form::Json => serde_json::to_string_pretty(status)? + "\n",
+        Form::Yaml => serde_saphyr::to_string(status)?,
+        Form::Name => format!("node/{}\n", status.node),
+        Form::Table | Form::Wide => text(status, detail, form == Form::Wide),
     };
     out.write_all(text.as_bytes())?;
     Ok(if status.ready {
@@ -49,26 +69,15 @@ pub fn programs(status: &NodeStatus) -> (usize, usize) {
     (2 * attached + fixed, 2 * status.endpoints.len() + fixed)
 }
 
-fn text(status: &NodeStatus, detail: Detail) -> String {
-    let mut text = node(status);
+fn text(status: &NodeStatus, detail: Detail, wide: bool) -> String {
+    let mut table = table(wide);
+    table.push(cells(status, wide));
+    let mut text = table.to_string();
     if detail == Detail::Brief {
         return text;
     }
-    for problem in &status.problems {
+    for problem in problems(status) {
         let _ = writeln!(text, "! {problem}");
-    }
-    for object in &status.refused {
-        let how = if object.whole {
-            "refused"
-        } else {
-            "partly refused"
-        };
-        let _ = writeln!(
-            text,
-            "! {} {how}: {}",
-            object.object,
-            object.problems.join("; ")
-        );
     }
     if detail == Detail::Verbose {
         verbose(&mut text, status);
@@ -76,7 +85,33 @@ fn text(status: &NodeStatus, detail: Detail) -> String {
     text
 }
 
-fn node(status: &NodeStatus) -> String {
+/// What is wrong, a line each.
+fn problems(status: &NodeStatus) -> Vec<String> {
+    let refused = status.refused.iter().map(|object| {
+        let how = if object.whole {
+            "refused"
+        } else {
+            "partly refused"
+        };
+        format!("{} {how}: {}", object.object, object.problems.join("; "))
+    });
+    status.problems.iter().cloned().chain(refused).collect()
+}
+
+const COLUMNS: [&str; 10] = [
+    "NODE", "READY", "MODE", "PODS", "PROGRAMS", "POLICIES", "SYNC", "CT", "LOST", "VERSION",
+];
+const WIDE_COLUMNS: [&str; 4] = ["REVISION", "APPLIED", "ATTACHED BY", "KERNEL"];
+
+fn table(wide: bool) -> Table {
+    let mut columns = COLUMNS.to_vec();
+    if wide {
+        columns.extend(WIDE_COLUMNS);
+    }
+    Table::new(&columns)
+}
+
+fn cells(status: &NodeStatus, wide: bool) -> Vec<String> {
     let enforced = status
         .endpoints
         .iter()
@@ -84,27 +119,28 @@ fn node(status: &NodeStatus) -> String {
         .count();
     let (attached, needed) = programs(status);
     let in_sync = status.feeds.iter().all(|feed| feed.in_sync);
-    let mut table = Table::new(&[
-        "NODE", "READY", "MODE", "PODS", "PROGRAMS", "POLICIES", "SYNC", "CT", "LOST", "VERSION",
-    ]);
-    table.push([
+    let policies = status.objects.get("NetworkPolicy").copied().unwrap_or(0);
+    let mut cells = vec![
         status.node.clone(),
         if status.ready { "yes" } else { "no" }.to_owned(),
         "enforce".to_owned(),
         format!("{enforced}/{}", status.endpoints.len()),
         format!("{attached}/{needed}"),
-        status
-            .objects
-            .get("NetworkPolicy")
-            .copied()
-            .unwrap_or(0)
-            .to_string(),
+        policies.to_string(),
         if in_sync { "yes" } else { "no" }.to_owned(),
         format!("{}/{}", status.conntrack_entries, status.conntrack_capacity),
         status.events_lost.to_string(),
         status.version.clone(),
-    ]);
-    table.to_string()
+    ];
+    if wide {
+        cells.extend([
+            status.revision.to_string(),
+            format!("{:.1}ms", status.last_apply_ms),
+            status.attachment.clone(),
+            status.kernel.clone(),
+        ]);
+    }
+    cells
 }
 
 fn verbose(text: &mut String, status: &NodeStatus) {
@@ -239,7 +275,7 @@ mod tests {
 
     fn printed(status: &NodeStatus, detail: Detail) -> (u8, String) {
         let mut out = Vec::new();
-        let code = print(status, detail, false, &mut out).expect("memory can be written");
+        let code = print(status, detail, Form::Table, &mut out).expect("memory can be written");
         (code, String::from_utf8(out).expect("text"))
     }
 

@@ -157,7 +157,7 @@ fn client(error: &ClientError) -> Failure {
             "PC4002",
             what,
             source.to_string(),
-            "see whether the agent runs, and name its socket with --socket",
+            "see whether the agent runs, and name its socket with --socket; `kubectl portcullis` asks the agents of a cluster",
         ),
         ClientError::Broken(source) => Failure::new(
             "PC4002",
@@ -165,11 +165,30 @@ fn client(error: &ClientError) -> Failure {
             source.to_string(),
             "see in its log whether the agent was stopped or restarted",
         ),
-        ClientError::Refused(_, text) => Failure::new(
+        // What the agent says in three lines is the answer.
+        ClientError::Refused(_, text) => Failure::from_json(text).unwrap_or_else(|| {
+            Failure::new(
+                "PC4004",
+                what,
+                if text.is_empty() {
+                    "it says no more; perhaps it is of another version"
+                } else {
+                    text
+                },
+                "see `portcullis status` and the agent's log",
+            )
+        }),
+        ClientError::Unreadable(source) => Failure::new(
             "PC4004",
             what,
-            text.clone(),
-            "see `portcullis status` and the agent's log",
+            source.to_string(),
+            "use the agent's version of this program",
+        ),
+        ClientError::Long(source) => Failure::new(
+            "PC4002",
+            what,
+            source.to_string(),
+            "see in its log whether the agent was stopped or restarted",
         ),
         ClientError::TimedOut => Failure::new(
             "PC4003",

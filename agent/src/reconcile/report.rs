@@ -21,6 +21,34 @@ impl Node {
     /// What is missing for that, in sentences.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
+        let mut missing = self.behind();
+        if self.in_force.is_none() {
+            // Nobody has looked for pods yet.
+            return missing;
+        }
+        let bound = self.bound();
+        let model = self.world.snapshot();
+        // As the compiler sees them: with the addresses that are in force.
+        let local = self
+            .world
+            .local_pods()
+            .filter_map(|pod| model.workloads.get(&pod.workload.uid));
+        for workload in local {
+            if workload.is_endpoint()
+                && !workload.addresses.is_empty()
+                && let Some(lacks) = lacks(&bound, &workload.uid)
+            {
+                missing.push(format!(
+                    "pod {}/{} {lacks}",
+                    workload.namespace, workload.name
+                ));
+            }
+        }
+        missing
+    }
+
+    /// What keeps every pod of the node from being up to date, in sentences.
+    pub(super) fn behind(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for (kind, feed) in self
             .world
@@ -37,13 +65,12 @@ impl Node {
         if missing.is_empty() && self.in_force != Some(self.world.generation()) {
             missing.push("the newest objects are not in force yet".to_owned());
         }
-        if self.in_force.is_none() {
-            // Nobody has looked for pods yet.
-            return missing;
-        }
-        // Whether its programs are attached, by uid.
-        let bound: BTreeMap<&String, bool> = self
-            .bindings
+        missing
+    }
+
+    /// Pods with tables, by uid: whether their programs are attached.
+    pub(super) fn bound(&self) -> BTreeMap<&String, bool> {
+        self.bindings
             .iter()
             .filter(|binding| {
                 let endpoints = &self.dataplane.state().endpoints;
@@ -53,27 +80,7 @@ impl Node {
                 let attached = self.dataplane.hooks_attached(binding.ifindex);
                 Some((binding.uid.as_ref()?, attached))
             })
-            .collect();
-        let model = self.world.snapshot();
-        // As the compiler sees them: with the addresses that are in force.
-        let local = self
-            .world
-            .local_pods()
-            .filter_map(|pod| model.workloads.get(&pod.workload.uid));
-        for workload in local {
-            if workload.is_endpoint() && !workload.addresses.is_empty() {
-                let lacks = match bound.get(&workload.uid) {
-                    Some(true) => continue,
-                    Some(false) => "has no programs on its interface",
-                    None => "has no interface yet",
-                };
-                missing.push(format!(
-                    "pod {}/{} {lacks}",
-                    workload.namespace, workload.name
-                ));
-            }
-        }
-        missing
+            .collect()
     }
 
     /// The agent's word on itself.
@@ -268,5 +275,14 @@ impl Node {
             }
         }
         counts
+    }
+}
+
+/// What an endpoint of this node lacks.
+pub(super) fn lacks(bound: &BTreeMap<&String, bool>, uid: &String) -> Option<&'static str> {
+    match bound.get(uid) {
+        Some(true) => None,
+        Some(false) => Some("has no programs on its interface"),
+        None => Some("has no interface yet"),
     }
 }

@@ -1,0 +1,359 @@
+//! The verbs that ask: from what was typed to whom it is put, and to what is printed of the answers.
+//!
+//! ```text
+//! Ask --Place--> Here: one agent, by its socket or pins ----\
+//!            \--> Cluster: fleet, a line to each, 32 at once --> print
+//! ```
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use super::bpf::{self, Document};
+use super::explain::{self, Answer, Question, Told};
+use super::place::{Local, Place};
+use super::{API_VERSION, status, wait};
+use crate::cli::{
+    Ask, BpfArgs, BpfCommand, ExplainArgs, Output, PlaceArgs, StatusArgs, StatusOutput, Verdict,
+};
+use crate::client::{self, ClientError, Line};
+use crate::cluster::{Access, Agent, Asked, Cluster, Fleet};
+use crate::failure::{self, Failure, exit};
+use crate::pipe::UnlessClosed;
+use crate::report::NodeStatus;
+
+/// Entries of a map that each node of a cluster sends.
+const MOST_ENTRIES: usize = 10_000;
+
+/// Asks what was typed; `plugin` if it was typed as `kubectl portcullis`.
+pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    match question {
+        Ask::Status(arguments) => ask_status(arguments, plugin, out),
+        Ask::Explain(arguments) => ask_explain(arguments, plugin, out),
+        Ask::Wait(mut arguments) => {
+            let place = place(plugin, std::mem::take(&mut arguments.place))?;
+            runtime()?.block_on(wait::wait(&arguments, place))?;
+            Ok(exit::DONE)
+        }
+        Ask::Bpf(command) => ask_bpf(command, plugin, out),
+        Ask::ExplainError { code } => failure::explain_error(&code, out),
+    }
+}
+
+/// Whether failures are to be JSON too.
+#[must_use]
+pub fn wants_json(question: &Ask) -> bool {
+    match question {
+        Ask::Status(arguments) => arguments.output == StatusOutput::Json,
+        Ask::Explain(arguments) => arguments.output == Output::Json,
+        Ask::Bpf(BpfCommand::Progs(bpf) | BpfCommand::Maps(bpf) | BpfCommand::Dump { bpf, .. }) => {
+            bpf.output == Output::Json
+        }
+        Ask::Wait(_) | Ask::ExplainError { .. } => false,
+    }
+}
+
+/// Whom a verb with `--socket` asks.
+pub fn place(plugin: bool, arguments: PlaceArgs) -> Result<Place, Failure> {
+    let local = Local {
+        typed: arguments.socket.as_ref(),
+        option: "--socket",
+        variable: "PORTCULLIS_SOCKET",
+        default: "/run/portcullis/portcullis.sock",
+    };
+    Place::of(plugin, arguments.cluster, &local)
+}
+
+/// What everything that waits runs on.
+pub fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+fn ask_status(arguments: StatusArgs, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    let detail = match (arguments.brief, arguments.verbose) {
+        (true, _) => status::Detail::Brief,
+        (_, true) => status::Detail::Verbose,
+        _ => status::Detail::Normal,
+    };
+    let form = match arguments.output {
+        StatusOutput::Table => status::Form::Table,
+        StatusOutput::Wide => status::Form::Wide,
+        StatusOutput::Json => status::Form::Json,
+        StatusOutput::Yaml => status::Form::Yaml,
+        StatusOutput::Name => status::Form::Name,
+    };
+    let limit = arguments.patience.timeout;
+    match place(plugin, arguments.place)? {
+        Place::Here(socket) => {
+            let asked = client::ask::<NodeStatus>(&socket, "/v1/status");
+            let answer = runtime()?.block_on(in_time(limit, asked))?;
+            status::print(&answer, detail, form, out)
+        }
+        Place::Cluster(access) => {
+            let question = |mut line: Line| async move { put(&mut line, "/v1/status").await };
+            let (fleet, asked) = runtime()?.block_on(ask_all(access, limit, question))?;
+            status::print_all(&asked, &fleet.missing, detail, form, out)
+        }
+    }
+}
+
+fn ask_explain(arguments: ExplainArgs, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    let question = Question {
+        source: arguments.source.as_deref().unwrap_or_default(),
+        destination: arguments.destination.as_deref().unwrap_or_default(),
+        expect: arguments.expect.map(|verdict| match verdict {
+            Verdict::Allow => portcullis_policy::explain::Verdict::Allow,
+            Verdict::Deny => portcullis_policy::explain::Verdict::Deny,
+        }),
+    };
+    let json = arguments.output == Output::Json;
+    if let Some(manifests) = &arguments.manifests {
+        let objects = explain::Objects {
+            manifests,
+            node: None,
+            metadata_allow: arguments.metadata_allow.into_iter().collect(),
+        };
+        let mut notes = UnlessClosed(std::io::stderr());
+        return match &arguments.probes {
+            Some(probes) => explain::explain_probes(&objects, probes, out, &mut notes),
+            None => explain::explain(&question, &objects, json, out, &mut notes),
+        };
+    }
+    question.check()?;
+    let limit = arguments.patience.timeout;
+    let told = match place(plugin, arguments.place)? {
+        Place::Here(socket) => {
+            let path = explain::path(&question);
+            let asked = client::ask::<Answer>(&socket, &path);
+            Told::by(runtime()?.block_on(in_time(limit, asked))?)
+        }
+        Place::Cluster(access) => {
+            runtime()?.block_on(explain_by_agents(access, limit, &question))?
+        }
+    };
+    explain::print_told(&question, &told, json, out)
+}
+
+/// The word of both ends' agents; of any agent for an end that has none.
+async fn explain_by_agents(
+    access: Access,
+    limit: Duration,
+    question: &Question<'_>,
+) -> Result<Told, Failure> {
+    let cluster = access.connect().await?;
+    let fleet = in_time(limit, cluster.fleet()).await?;
+    let path = explain::path(question);
+    let one = |agent: &Agent| {
+        let agent = agent.clone();
+        let (cluster, path) = (&cluster, &path);
+        async move {
+            cluster
+                .one(&agent, limit, |mut line| async move {
+                    put::<Answer>(&mut line, path).await
+                })
+                .await
+        }
+    };
+    let mut silent: Vec<(String, Failure)> = Vec::new();
+    let mut first = None;
+    for agent in &fleet.agents {
+        match one(agent).await {
+            Ok(answer) => {
+                first = Some(answer);
+                break;
+            }
+            // Another one may answer.
+            Err(failure) if is_silence(&failure) => silent.push((agent.node.clone(), failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    let Some(first) = first else {
+        let failure = silent.into_iter().next().map(|(_, failure)| failure);
+        return Err(failure.unwrap_or_else(nobody));
+    };
+    let end = |node: &Option<String>| {
+        let node = node.clone().filter(|node| *node != first.node);
+        let agent = node
+            .as_ref()
+            .and_then(|node| fleet.agents.iter().find(|agent| agent.node == *node));
+        let known = silent
+            .iter()
+            .find(|(silent, _)| Some(silent) == node.as_ref());
+        // Once is enough.
+        let known = known.map(|(_, failure)| failure.clone());
+        let asked = agent.filter(|_| known.is_none()).map(one);
+        async move {
+            match (node, asked) {
+                (None, _) => None,
+                (Some(node), Some(asked)) => Some((node, asked.await)),
+                (Some(node), None) => Some((node, Err(known.unwrap_or_else(nobody)))),
+            }
+        }
+    };
+    let (egress, ingress) = tokio::join!(end(&first.source.node), end(&first.destination.node));
+    let mut told = Told::by(first);
+    for (side, asked) in [(&mut told.egress, egress), (&mut told.ingress, ingress)] {
+        match asked {
+            None => {}
+            Some((_, Ok(answer))) => *side = answer,
+            // Both ends may be there.
+            Some((node, _)) if told.silent.iter().any(|(silent, _)| *silent == node) => {}
+            Some((node, Err(failure))) => told.silent.push((node, failure)),
+        }
+    }
+    Ok(told)
+}
+
+fn nobody() -> Failure {
+    Failure::new(
+        "PC4007",
+        "no agent could be asked",
+        "none runs there",
+        "see `kubectl portcullis status`",
+    )
+}
+
+fn is_silence(failure: &Failure) -> bool {
+    matches!(failure.code, "PC4002" | "PC4003")
+}
+
+fn ask_bpf(command: BpfCommand, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    match command {
+        BpfCommand::Progs(arguments) => {
+            show(arguments, plugin, bpf::programs, "/v1/bpf/progs", out)
+        }
+        BpfCommand::Maps(arguments) => show(arguments, plugin, bpf::maps, "/v1/bpf/maps", out),
+        BpfCommand::Dump {
+            map,
+            raw,
+            limit,
+            bpf,
+        } => {
+            let path = format!(
+                "/v1/bpf/maps/{}?raw={raw}&limit={}",
+                client::quoted(&map).replace('/', "%2F"),
+                limit.unwrap_or(MOST_ENTRIES)
+            );
+            let here = |bpffs: &std::path::Path| bpf::dump(bpffs, &map, raw, limit);
+            show(bpf, plugin, here, &path, out)
+        }
+    }
+}
+
+/// What is pinned: read `here`, or sent by agents from `path`. Exit code 4 if one of them gave no answer.
+fn show<T: Document>(
+    arguments: BpfArgs,
+    plugin: bool,
+    here: impl FnOnce(&std::path::Path) -> Result<T>,
+    path: &str,
+    out: &mut dyn Write,
+) -> Result<u8> {
+    let json = arguments.output == Output::Json;
+    let local = Local {
+        typed: arguments.bpffs.as_ref(),
+        option: "--bpffs",
+        variable: "PORTCULLIS_BPFFS",
+        default: "/sys/fs/bpf/portcullis",
+    };
+    let access = match Place::of(plugin, arguments.cluster, &local)? {
+        Place::Here(bpffs) => {
+            let document = here(&bpffs)?;
+            let text = if json {
+                serde_json::to_string_pretty(&document)? + "\n"
+            } else {
+                T::text(&[document])
+            };
+            out.write_all(text.as_bytes())?;
+            return Ok(exit::DONE);
+        }
+        Place::Cluster(access) => access,
+    };
+    let limit = arguments.patience.timeout;
+    let question = |mut line: Line| async move { put::<T>(&mut line, path).await };
+    let (_, asked) = runtime()?.block_on(ask_all(access, limit, question))?;
+    let mut documents = Vec::new();
+    let mut failures = Vec::new();
+    for (node, answer) in asked {
+        match answer {
+            Ok(mut document) => {
+                document.set_node(&node);
+                documents.push(document);
+            }
+            Err(failure) => failures.push((node, failure)),
+        }
+    }
+    // Nobody knows the map, say: that is the answer.
+    if let (true, Some((_, failure))) = (documents.is_empty(), failures.first()) {
+        return Err(failure.clone().into());
+    }
+    let text = if json {
+        let failures: Vec<_> = failures
+            .iter()
+            .map(|(node, failure)| json!({"node": node, "error": failure}))
+            .collect();
+        let list = json!({"apiVersion": API_VERSION, "kind": "List", "items": documents, "failures": failures});
+        serde_json::to_string_pretty(&list)? + "\n"
+    } else {
+        let failed = failures.iter().map(|(node, failure)| {
+            format!(
+                "! {node}: {} {}: {}\n",
+                failure.code, failure.what, failure.why
+            )
+        });
+        T::text(&documents) + &failed.collect::<String>()
+    };
+    out.write_all(text.as_bytes())?;
+    Ok(if failures.is_empty() {
+        exit::DONE
+    } else {
+        exit::UNREACHABLE
+    })
+}
+
+/// Finds the agents and puts the question to each. What the person may not do is a failure of the whole.
+async fn ask_all<T, A>(
+    access: Access,
+    limit: Duration,
+    question: impl Fn(Line) -> A,
+) -> Result<(Fleet, Vec<Asked<T>>), Failure>
+where
+    A: Future<Output = Result<T, Failure>>,
+{
+    let cluster: Cluster = access.connect().await?;
+    let fleet = in_time(limit, cluster.fleet()).await?;
+    let asked = cluster.each(&fleet.agents, limit, question).await;
+    let refused = asked.iter().find_map(|(_, answer)| {
+        let failure = answer.as_ref().err()?;
+        (failure.code == "PC4006").then(|| failure.clone())
+    });
+    match refused {
+        Some(failure) => Err(failure),
+        None => Ok((fleet, asked)),
+    }
+}
+
+/// One question on a line.
+async fn put<T: serde::de::DeserializeOwned>(line: &mut Line, path: &str) -> Result<T, Failure> {
+    line.ask(path).await.map_err(Failure::from)
+}
+
+/// An answer within `limit`.
+async fn in_time<T, E>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure>
+where
+    E: Into<Failure>,
+{
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(ClientError::TimedOut.into()),
+    }
+}
