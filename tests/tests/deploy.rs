@@ -130,3 +130,36 @@ fn uninstalling_asks_for_less_than_the_agent_and_names_the_same_image() {
         );
     }
 }
+
+#[test]
+fn people_who_look_have_what_the_plugin_asks_for_and_no_more() {
+    let roles = documents("roles.yaml");
+    let rules = |name: &str| {
+        let role = roles.iter().find(|role| role["metadata"]["name"] == name);
+        role.expect("the role is there")["rules"].clone()
+    };
+    let read = json!(["get", "list", "watch"]);
+    let viewer = json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": read},
+        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
+        {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": read},
+    ]);
+    assert_eq!(rules("portcullis-viewer"), viewer);
+    // Operators may do all of that too.
+    let operator = rules("portcullis-operator");
+    for rule in viewer.as_array().expect("a list") {
+        let covers = |other: &&Value| {
+            let list = |rule: &Value, field: &str| rule[field].as_array().cloned().expect("a list");
+            other["resources"] == rule["resources"]
+                && list(rule, "verbs")
+                    .iter()
+                    .all(|verb| list(other, "verbs").contains(verb))
+        };
+        let all = operator.as_array().expect("a list");
+        assert!(all.iter().any(|other| covers(&other)), "{rule}");
+    }
+    for rule in operator.as_array().expect("a list") {
+        let text = rule.to_string();
+        assert!(!text.contains('*') && !text.contains("secrets"), "{text}");
+    }
+}
