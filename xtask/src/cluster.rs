@@ -22,6 +22,7 @@ mod pki;
 mod place;
 mod programs;
 mod run;
+mod session;
 mod up;
 
 use std::ffi::OsString;
@@ -35,6 +36,9 @@ use clap::Subcommand;
 use crate::failure::Failure;
 use crate::layout::Layout;
 use crate::setup;
+
+pub(crate) use session::Session;
+pub(crate) use up::Proxy;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {

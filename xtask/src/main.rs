@@ -1,5 +1,5 @@
 //! The commands of this repository: `cargo xtask build`, `image`, `test`, `lint`, `abi`, `demo`,
-//! `cluster`, `bench`.
+//! `cluster`, `conformance`, `bench`.
 //!
 //! Each command finds or installs what it lacks and says so first; what it cannot install ends in an
 //! error of three lines. Only this file prints errors and chooses the exit code: 0 done, 1 the answer
@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod cluster;
 mod command;
+mod conformance;
 mod demo;
 mod elf;
 mod failure;
@@ -70,6 +71,9 @@ enum Verb {
     /// A real Kubernetes cluster on this machine, for contributors and for trying things (needs root)
     #[command(subcommand)]
     Cluster(cluster::Verb),
+    /// Let upstream suites judge Portcullis on a real cluster (needs root)
+    #[command(subcommand)]
+    Conformance(conformance::Verb),
     /// Run a benchmark of tests/src/bin: `packet` runs `bench-packet`
     Bench {
         /// Name of the benchmark, without `bench-`
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Verb::Abi { bless } => abi::run(bless).map(|()| true),
         Verb::Demo { args } => demo::run(&args),
         Verb::Cluster(verb) => cluster::run(&verb).map(|()| true),
+        Verb::Conformance(verb) => conformance::run(&verb),
         Verb::Bench { name, args } => bench::run(&name, &args),
     };
     match answer {

@@ -40,6 +40,11 @@ pub(crate) fn finished() -> PathBuf {
     root().join("finished")
 }
 
+/// Says how kube-proxy translates Services.
+pub(crate) fn proxy() -> PathBuf {
+    root().join("proxy")
+}
+
 pub(crate) fn logs() -> PathBuf {
     root().join("log")
 }

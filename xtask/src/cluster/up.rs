@@ -72,6 +72,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     let path = programs.path()?;
     create(names::root())?;
     create(&names::logs())?;
+    write(&names::proxy(), options.proxy.name())?;
     mounts::make_points(&down::mount_points_note())?;
     hierarchies.make(&nodes)?;
     hierarchies.join()?;

@@ -1,0 +1,109 @@
+//! The table for the terminal, and docs/conformance.md.
+//!
+//! The page has no date and no seconds: it changes when a result does.
+
+use std::fmt::Write as _;
+
+use super::spec::{Result, State, count};
+
+/// Under what the specs ran.
+pub(crate) struct Circumstances {
+    pub(crate) kubernetes: String,
+    pub(crate) proxy: String,
+    pub(crate) kernel: String,
+}
+
+/// A line for each spec, by name.
+pub(crate) fn table(results: &[Result]) -> Vec<String> {
+    results
+        .iter()
+        .map(|result| {
+            let word = word(&result.state);
+            let line = format!("{word:8} {:6.1} s  {}", result.seconds, short(&result.name));
+            match &result.state {
+                State::Passed => line,
+                State::Failed(why) | State::Skipped(why) => format!("{line}\n{:19}{why}", ""),
+            }
+        })
+        .collect()
+}
+
+pub(crate) fn page(circumstances: &Circumstances, results: &[Result]) -> String {
+    let (passed, failed, skipped) = count(results);
+    let Circumstances {
+        kubernetes,
+        proxy,
+        kernel,
+    } = circumstances;
+    let mut page = format!(
+        "# Conformance\n\n\
+         Kubernetes' own end-to-end tests of NetworkPolicy, all with `Netpol` in their names, on a cluster of two nodes with\n\
+         `deploy/portcullis.yaml` applied as it is. `cargo xtask conformance e2e` runs them and writes this page.\n\n\
+         | | |\n|---|---|\n\
+         | Kubernetes | {kubernetes} |\n\
+         | kube-proxy | {proxy} |\n\
+         | Linux | {kernel} |\n\
+         | Addresses | IPv4 and IPv6 |\n\
+         | Passed | {passed} of {} |\n\
+         | Failed | {failed} |\n\
+         | Cannot run on this kernel | {skipped} |\n\n\
+         | spec | result |\n|---|---|\n",
+        results.len()
+    );
+    for result in results {
+        let said = match &result.state {
+            State::Passed => "passed".to_owned(),
+            State::Failed(why) | State::Skipped(why) => {
+                format!("{}: {}", word(&result.state), why.replace('|', "/"))
+            }
+        };
+        let name = short(&result.name).replace('|', "/");
+        writeln!(page, "| {name} | {said} |").expect("a string takes everything");
+    }
+    page
+}
+
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Passed => "passed",
+        State::Failed(_) => "FAILED",
+        State::Skipped(_) => "skipped",
+    }
+}
+
+/// Without what all of them say.
+fn short(name: &str) -> &str {
+    let name = name.strip_prefix("[sig-network] ").unwrap_or(name);
+    name.strip_suffix(" [Feature:NetworkPolicy]")
+        .unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_names_each_spec_with_the_reason_that_it_did_not_pass() {
+        let result = |name: &str, state| Result {
+            name: format!("[sig-network] {name} [Feature:NetworkPolicy]"),
+            state,
+            seconds: 7.0,
+        };
+        let results = [
+            result("a", State::Passed),
+            result("b", State::Failed("failed: x | y".to_owned())),
+            result("c", State::Skipped("no SCTP".to_owned())),
+        ];
+        let circumstances = Circumstances {
+            kubernetes: "v1".to_owned(),
+            proxy: "iptables".to_owned(),
+            kernel: "6.18.0".to_owned(),
+        };
+        let page = page(&circumstances, &results);
+        assert!(page.contains("| Passed | 1 of 3 |"));
+        assert!(page.ends_with(
+            "| a | passed |\n| b | FAILED: failed: x / y |\n| c | skipped: no SCTP |\n"
+        ));
+        assert_eq!(table(&results)[0], "passed      7.0 s  a");
+    }
+}
