@@ -6,7 +6,7 @@
 //! A list goes out when it is complete and never before (reliability-spec 4). While the API server is away the world keeps what it has, and is told
 //! since when. Every wait is spread, so that the agents of a cluster do not come back all at once:
 //!
-//! 1. behind a failure: a quarter of a second, doubled each time, four seconds at most, or what the API server asks for;
+//! 1. behind a failure: a quarter of a second, doubled each time, three seconds at most, or what the API server asks for;
 //! 2. before listing again what was listed already: one to three seconds;
 //! 3. behind a watch that the API server ended in order: none, unless it was shorter than a second.
 

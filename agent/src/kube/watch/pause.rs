@@ -4,8 +4,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(250);
-/// The API server is noticed within this time of its return.
-const LONGEST: Duration = Duration::from_secs(4);
+/// The API server is noticed within this time of its return; what changed meanwhile is to be in force within five seconds.
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// The pause that comes next.
 pub(super) struct Pause(Duration);
