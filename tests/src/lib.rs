@@ -4,12 +4,14 @@
 //! world (random objects and probes) -> oracle (the right answers, slowly)
 //!                                   -> compiler, BPF_PROG_TEST_RUN, real packets: must agree
 //! scene (a lab and the real agent)  -> traffic, single packets, kernel objects: what happens, what is left
+//! cluster (a real one, the real agents)  -> the same through the real API, on several nodes
 //! bench (the same, on bare devices)  -> what a packet costs
 //! ```
 //! Oracle, probes and worlds depend on none of the crates under test; a scene uses the lab, and the agent only as a program.
 
 pub mod bench;
 pub mod binary;
+pub mod cluster;
 pub mod oracle;
 pub mod probe;
 pub mod scene;

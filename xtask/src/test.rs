@@ -9,15 +9,20 @@
 //! | `PORTCULLIS_BIN` | the release binary, static |
 //! | `PORTCULLIS_BPF` | the BPF object (not on another kernel, where only the binary is) |
 //! | `PORTCULLIS_LONG` | `1` with `--long`: more rounds, larger worlds |
+//! | `PORTCULLIS_XTASK` | this program, for `cluster run` (cluster rung only) |
+//!
+//! The cluster rung needs minutes and Go, so it runs only when it is named: `test cluster`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::build;
+use crate::cluster::{Proxy, Session};
 use crate::command::say;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -30,6 +35,7 @@ enum Rung {
     Kernel,
     Netns,
     Agent,
+    Cluster,
 }
 
 const RUNGS: &[(&str, Rung)] = &[
@@ -37,6 +43,7 @@ const RUNGS: &[(&str, Rung)] = &[
     ("kernel", Rung::Kernel),
     ("netns", Rung::Netns),
     ("agent", Rung::Agent),
+    ("cluster", Rung::Cluster),
 ];
 
 /// Where test files lie, and the package that compiles them.
@@ -63,6 +70,7 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/restart.rs", Rung::Netns),
     ("tests/tests/leak.rs", Rung::Netns),
     ("tests/tests/feed.rs", Rung::Agent),
+    ("tests/tests/cluster.rs", Rung::Cluster),
 ];
 
 /// Tests share the machine's interfaces, CPUs and BPF memory limits with each other.
@@ -70,7 +78,7 @@ const THREADS: &str = "2";
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// A rung (unit, kernel, netns, agent) or a test file, then a part of tests' names
+    /// A rung (unit, kernel, netns, agent, cluster) or a test file, then a part of tests' names
     #[arg(num_args = 0..=2, value_names = ["RUNG", "FILTER"])]
     words: Vec<String>,
     /// More rounds and larger worlds
@@ -82,6 +90,9 @@ pub(crate) struct Options {
     /// Show what passing tests print
     #[arg(long)]
     show_output: bool,
+    /// Cluster tests: use the cluster that is up, and leave it up
+    #[arg(long)]
+    running: bool,
 }
 
 /// A row of [`FILES`] taken apart.
@@ -107,7 +118,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     check_table(&layout)?;
     let files: Vec<TestFile> = rows().filter(|file| selection.holds(file)).collect();
     let mut tally = Tally::new(options.show_output);
-    if let Some(kernel) = &options.kernel {
+    if selection.rung == Some(Rung::Cluster) {
+        on_a_cluster(&layout, options, &selection, &files, &mut tally)?;
+    } else if let Some(kernel) = &options.kernel {
         let guest = vm::Guest {
             kernel,
             files: &files,
@@ -163,6 +176,49 @@ fn on_this_kernel(
                 tally.fail(format!("{} holds no test", file.path));
             }
         }
+    }
+    Ok(())
+}
+
+/// A cluster for each way to translate Services: one, or with `--long` all.
+fn on_a_cluster(
+    layout: &Layout,
+    options: &Options,
+    selection: &Selection,
+    files: &[TestFile],
+    tally: &mut Tally,
+) -> Result<()> {
+    setup::ensure(setup::TEST_TOOLS, "the tests")?;
+    let products = build::products(layout, true)?;
+    let proxies = match (options.running, options.long) {
+        (true, _) => vec![None],
+        (false, false) => vec![Some(Proxy::Iptables)],
+        (false, true) => vec![Some(Proxy::Iptables), Some(Proxy::Nftables)],
+    };
+    for proxy in proxies {
+        let started = Instant::now();
+        let session = proxy.map_or_else(Session::running, Session::up)?;
+        session.install(layout)?;
+        let ready = started.elapsed();
+        for file in files {
+            say(&format!("== cluster, {}: {}", session.proxy, file.path));
+            let mut cargo = layout.cargo("test", &products.object);
+            session.enter(&mut cargo)?;
+            cargo
+                .args(["--package", file.package, "--test", file.name])
+                .env("PORTCULLIS_BIN", &products.agent);
+            if options.long {
+                cargo.env("PORTCULLIS_LONG", "1");
+            }
+            // One at a time: some stop the API server or every agent.
+            cargo.args(["--", "--show-output", "--test-threads", "1"]);
+            tally.stream(cargo.args(&selection.filter))?;
+        }
+        say(&format!(
+            "{:.1} minutes until Portcullis was Ready, {:.1} for the tests",
+            ready.as_secs_f64() / 60.0,
+            started.elapsed().saturating_sub(ready).as_secs_f64() / 60.0
+        ));
     }
     Ok(())
 }
@@ -243,7 +299,7 @@ impl Selection {
             return Err(Failure::new(
                 format!("cannot run the tests of `{first}`"),
                 "it is neither a rung nor a test file",
-                "name unit, kernel, netns, agent or a file; a filter comes after it",
+                "name unit, kernel, netns, agent, cluster or a file; a filter comes after it",
             )
             .into());
         }
@@ -251,7 +307,8 @@ impl Selection {
     }
 
     fn holds(&self, file: &TestFile) -> bool {
-        self.rung.is_none_or(|wanted| wanted == file.rung)
+        self.rung
+            .map_or(file.rung != Rung::Cluster, |wanted| wanted == file.rung)
             && self.file.as_ref().is_none_or(|wanted| wanted == file.name)
     }
 
@@ -281,6 +338,16 @@ mod tests {
         let filter = parse(&["deny_"]).expect("a filter");
         assert!(filter.filter.as_deref() == Some("deny_") && filter.holds_units());
         assert!(parse(&["nonsense", "deny_"]).is_none());
+    }
+
+    #[test]
+    fn the_cluster_is_tested_only_when_it_is_named() {
+        let holds = |words: &[&str]| {
+            let selection = parse(words).expect("words with a meaning");
+            rows().any(|row| row.rung == Rung::Cluster && selection.holds(&row))
+        };
+        assert!(holds(&["cluster"]) && holds(&["cluster", "churn"]));
+        assert!(!holds(&[]) && !holds(&["agent"]) && !holds(&["deny_"]));
     }
 
     #[test]
