@@ -104,11 +104,18 @@ pub(crate) fn run(verb: &Verb) -> Result<bool> {
         fs::write(&path, page::page(&circumstances, &outcomes))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let (passed, failed, skipped) = spec::count(&outcomes);
+    let spec::Counts {
+        passed,
+        failed,
+        skipped,
+        impossible,
+    } = spec::count(&outcomes);
+    if impossible > 0 {
+        println(&format!("{impossible} cannot run on this kernel"));
+    }
     println(&format!(
         "{passed} passed, {failed} failed, {skipped} skipped"
     ));
-    // A skip has a reason that no test can take away: the kernel.
     Ok(passed > 0 && failed == 0)
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::spec::{Result, State, count};
+use super::spec::{Counts, Result, State, count};
 
 /// Under what the specs ran.
 pub(crate) struct Circumstances {
@@ -19,17 +19,28 @@ pub(crate) fn table(results: &[Result]) -> Vec<String> {
         .iter()
         .map(|result| {
             let word = word(&result.state);
-            let line = format!("{word:8} {:6.1} s  {}", result.seconds, short(&result.name));
+            let line = format!(
+                "{word:10} {:6.1} s  {}",
+                result.seconds,
+                short(&result.name)
+            );
             match &result.state {
                 State::Passed => line,
-                State::Failed(why) | State::Skipped(why) => format!("{line}\n{:19}{why}", ""),
+                State::Failed(why) | State::Skipped(why) | State::Impossible(why) => {
+                    format!("{line}\n{:21}{why}", "")
+                }
             }
         })
         .collect()
 }
 
 pub(crate) fn page(circumstances: &Circumstances, results: &[Result]) -> String {
-    let (passed, failed, skipped) = count(results);
+    let Counts {
+        passed,
+        failed,
+        skipped,
+        impossible,
+    } = count(results);
     let Circumstances {
         kubernetes,
         proxy,
@@ -46,14 +57,15 @@ pub(crate) fn page(circumstances: &Circumstances, results: &[Result]) -> String 
          | Addresses | IPv4 and IPv6 |\n\
          | Passed | {passed} of {} |\n\
          | Failed | {failed} |\n\
-         | Cannot run on this kernel | {skipped} |\n\n\
+         | Skipped by the suite | {skipped} |\n\
+         | Cannot run on this kernel | {impossible} |\n\n\
          | spec | result |\n|---|---|\n",
         results.len()
     );
     for result in results {
         let said = match &result.state {
             State::Passed => "passed".to_owned(),
-            State::Failed(why) | State::Skipped(why) => {
+            State::Failed(why) | State::Skipped(why) | State::Impossible(why) => {
                 format!("{}: {}", word(&result.state), why.replace('|', "/"))
             }
         };
@@ -68,6 +80,7 @@ fn word(state: &State) -> &'static str {
         State::Passed => "passed",
         State::Failed(_) => "FAILED",
         State::Skipped(_) => "skipped",
+        State::Impossible(_) => "cannot run",
     }
 }
 
@@ -92,7 +105,7 @@ mod tests {
         let results = [
             result("a", State::Passed),
             result("b", State::Failed("failed: x | y".to_owned())),
-            result("c", State::Skipped("no SCTP".to_owned())),
+            result("c", State::Impossible("no SCTP".to_owned())),
         ];
         let circumstances = Circumstances {
             kubernetes: "v1".to_owned(),
@@ -102,8 +115,8 @@ mod tests {
         let page = page(&circumstances, &results);
         assert!(page.contains("| Passed | 1 of 3 |"));
         assert!(page.ends_with(
-            "| a | passed |\n| b | FAILED: failed: x / y |\n| c | skipped: no SCTP |\n"
+            "| a | passed |\n| b | FAILED: failed: x / y |\n| c | cannot run: no SCTP |\n"
         ));
-        assert_eq!(table(&results)[0], "passed      7.0 s  a");
+        assert_eq!(table(&results)[0], "passed        7.0 s  a");
     }
 }

@@ -1,6 +1,5 @@
 //! Specs and what they came to, as ginkgo's report tells them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -19,7 +18,10 @@ pub(crate) struct Spec {
 pub(crate) enum State {
     Passed,
     Failed(String),
+    /// By the suite.
     Skipped(String),
+    /// By us, because this kernel cannot run it.
+    Impossible(String),
 }
 
 /// What became of one.
@@ -34,7 +36,7 @@ impl Result {
     pub(crate) fn without_sctp(spec: Spec) -> Self {
         Self {
             name: spec.name,
-            state: State::Skipped("the kernel has no SCTP sockets".to_owned()),
+            state: State::Impossible("the kernel has no SCTP sockets".to_owned()),
             seconds: 0.0,
         }
     }
@@ -49,19 +51,26 @@ impl Result {
     }
 }
 
-/// Passed, failed, skipped.
-pub(crate) fn count(results: &[Result]) -> (usize, usize, usize) {
-    let mut counts = BTreeMap::new();
+/// How many became what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+    pub(crate) impossible: usize,
+}
+
+pub(crate) fn count(results: &[Result]) -> Counts {
+    let mut counts = Counts::default();
     for result in results {
-        let key = match result.state {
-            State::Passed => 0,
-            State::Failed(_) => 1,
-            State::Skipped(_) => 2,
-        };
-        *counts.entry(key).or_insert(0) += 1;
+        match result.state {
+            State::Passed => counts.passed += 1,
+            State::Failed(_) => counts.failed += 1,
+            State::Skipped(_) => counts.skipped += 1,
+            State::Impossible(_) => counts.impossible += 1,
+        }
     }
-    let of = |key| counts.get(&key).copied().unwrap_or(0);
-    (of(0), of(1), of(2))
+    counts
 }
 
 /// The specs that a dry run chose.
