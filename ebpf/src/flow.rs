@@ -38,6 +38,8 @@ pub mod view {
     pub const SENT: u16 = 1;
     /// Behind the translation: the destination is the real one.
     pub const TRANSLATED: u16 = 2;
+    /// Where a deferred egress verdict is made up for.
+    pub const BEHIND: u16 = SENT | TRANSLATED;
     /// From the endpoint's own node, or from the endpoint itself: never judged.
     pub const EXEMPT: u16 = 4;
     /// Behind the translation: the connection's handshake was complete in front of it, so a segment without SYN may make the entry.
@@ -116,6 +118,10 @@ pub fn run(skb: &Skb, endpoint: &Endpoint, parsed: &Parsed, view: u16) -> Outcom
 fn established(request: &Request, tcp_flags: u8, flow: *mut Flow, now: u32) -> Outcome {
     // SAFETY: a removed entry's memory stays readable until this program ends; a word at a time.
     let (state, seen, revision) = unsafe { ((*flow).flags, (*flow).seen, (*flow).revision) };
+    // To a Service address that nothing translated: the entry is the one of in front of the translation, and decides nothing behind it.
+    if state & flags::PENDING != 0 && request.view & view::BEHIND == view::BEHIND {
+        return Outcome(flow_judge_untranslated(request));
+    }
     if revision != request.revision {
         let again = Outcome(flow_judge_again(request, flow));
         if !again.passes() {
@@ -197,6 +203,32 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
         (*flow).revision = request.revision;
     }
     Outcome::pass(state).0
+}
+
+/// Judges one packet by policy and remembers nothing: whoever comes next may be translated.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_judge_untranslated(request: *const Request) -> u64 {
+    // SAFETY: as `flow_icmp`.
+    let (Some(request), Some(config), Some(scratch)) = (
+        unsafe { request.as_ref() },
+        tables::config(),
+        tables::scratch(),
+    ) else {
+        return 0;
+    };
+    let decision = decide(
+        &Tables { config, scratch },
+        request.policy(true),
+        &request.key.remote,
+        request.key.protocol,
+        request.dport,
+    );
+    if decision.allow {
+        Outcome::pass(0).0
+    } else {
+        Outcome::deny(decision.reason, decision.rule).0
+    }
 }
 
 /// Destination port of the packet that opened a connection; for ICMP the type and code of an echo request, or of the message itself.

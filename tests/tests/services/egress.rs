@@ -1,11 +1,14 @@
 //! What the client's policy says, wherever the backend is.
 
-use portcullis_tests::scene::traffic::{
-    Conversation, Datagrams, Stream, connects, is_denied, is_unanswered,
-};
-use portcullis_tests::scene::{NODE_V4, NODE_V6, SOON, Scene, ip, nat, wait_until};
+use std::net::UdpSocket;
 
-use super::{SERVICE, all, dns, pods, sql, to_pod, up, web, who, who_udp};
+use portcullis_lab::cgroup::Membership;
+use portcullis_tests::scene::traffic::{
+    Conversation, Datagrams, Stream, connects, datagram_socket, is_denied, is_unanswered,
+};
+use portcullis_tests::scene::{NEVER, NODE_V4, NODE_V6, SOON, Scene, ip, nat, wait_until};
+
+use super::{CLUSTER, SERVICE, all, dns, pods, sql, to_pod, up, web, who, who_udp};
 
 const TO_DB: &str = "[{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: 8080}, {port: 5353, protocol: UDP}]}]";
 
@@ -204,5 +207,52 @@ fn an_address_that_is_no_services_is_judged_as_it_stands() {
     for to in sql() {
         assert!(connects(from, to), "{to}");
     }
+    scene.down();
+}
+
+/// A Service's address that the node has itself, as a name server on each node does: nothing translates it, and the verdict is that address's.
+#[test]
+fn an_address_that_the_node_keeps_for_itself_is_judged_as_it_is() {
+    let scene = Scene::up("svc-kept", &pods(), &web(TO_DB));
+    for address in CLUSTER {
+        let _ = scene.on_node(&["ip", "addr", "add", address, "dev", "lo"], "");
+    }
+    // As a process of the node, so that `pc_to_host` judges what its sockets receive.
+    let cgroups = scene.lab.cgroups().expect("the lab has cgroups");
+    let member = Membership::enter(&cgroups.system()).expect("a process can be moved");
+    let servers = CLUSTER.map(|address| {
+        let bind = || Ok(UdpSocket::bind((ip(address), 53))?);
+        let server = scene
+            .lab
+            .node()
+            .run(bind)
+            .expect("the node has the address");
+        let limit = Some(NEVER);
+        server
+            .set_read_timeout(limit)
+            .expect("a socket takes time-outs");
+        server
+    });
+    drop(member);
+    let arrive = |expected: usize, what: &str| {
+        for (server, to) in servers.iter().zip(dns()) {
+            let client = datagram_socket(scene.netns("shop/web"), to);
+            for _ in 0..3 {
+                client.send(b"?").expect("a datagram is sent");
+            }
+            let got = (0..3)
+                .take_while(|_| server.recv(&mut [0; 8]).is_ok())
+                .count();
+            assert_eq!(got, expected, "{what}: {to}");
+        }
+    };
+    let before = scene.drops("egress", "default-deny");
+    arrive(0, "not allowed");
+    assert_eq!(scene.drops("egress", "default-deny"), before + 6);
+    let node = "[{to: [{ipBlock: {cidr: 10.96.0.1/32}}, {ipBlock: {cidr: 'fd96::1/128'}}]}]";
+    scene.apply("policies", &web(node));
+    arrive(3, "allowed");
+    scene.apply("policies", &web(TO_DB));
+    arrive(0, "not allowed any more");
     scene.down();
 }
