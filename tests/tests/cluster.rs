@@ -12,6 +12,8 @@ mod metadata;
 mod nodes;
 #[path = "cluster/outage.rs"]
 mod outage;
+#[path = "cluster/plugin.rs"]
+mod plugin;
 #[path = "cluster/rights.rs"]
 mod rights;
 #[path = "cluster/rollout.rs"]
@@ -22,6 +24,8 @@ mod services;
 mod start;
 #[path = "cluster/traffic.rs"]
 mod traffic;
+#[path = "cluster/uninstall.rs"]
+mod uninstall;
 
 use std::thread;
 use std::time::Duration;
