@@ -10,8 +10,8 @@ use portcullis_tests::binary;
 use portcullis_tests::cluster::ground::PORT;
 use portcullis_tests::cluster::{Ground, answer, apply, said};
 
-use super::all_stay;
 use super::traffic::FROM_FRIENDS;
+use super::{all_stay, become_all};
 
 /// A folder with the plugin in it, for the `PATH`.
 struct Plugin(PathBuf);
@@ -59,6 +59,9 @@ fn it_shows_every_node_and_explains_what_packets_meet() {
         assert!(row.is_some_and(|row| row.contains(" yes ")), "{status}");
     }
     let ground = Ground::with("plugin", &["n1/server", "n2/far", "n1/stranger"]);
+    for client in ["far", "stranger"] {
+        become_all(&ground, client, "server", true, "no policy");
+    }
     ground.policy("friends", FROM_FRIENDS);
     ground.label("far", "friend=yes");
     // What has been applied is in force when it ends: nobody has to wait for packets to change.
