@@ -42,13 +42,13 @@ fn a_node_without_bpffs_is_named_and_the_overlay_mounts_it() {
     println!("without bpffs:\n{}", lines.join("\n"));
     assert!(lines[1].trim_start().starts_with("why"), "{log}");
     assert!(lines[2].trim_start().starts_with("do"), "{log}");
-    let pod = agent::pod_on(&node).expect("there is a pod");
-    assert!(
-        pod["status"]["containerStatuses"]
-            .to_string()
-            .contains("PC1002"),
-        "the API tells it too"
-    );
+    // The kubelet writes it a moment after the log has it.
+    wait_until("the API tells it too", PATIENCE, || {
+        agent::pod_on(&node).is_some_and(|pod| {
+            let statuses = pod["status"]["containerStatuses"].to_string();
+            statuses.contains("PC1002")
+        })
+    });
     kubectl(&[
         "apply",
         "--server-side",
