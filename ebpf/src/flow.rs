@@ -167,11 +167,7 @@ extern "C" fn flow_note(key: *const FlowKey, flow: *mut Flow, add: u32, now: u32
 #[inline(never)]
 extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) = (
-        unsafe { request.as_ref() },
-        tables::config(),
-        tables::scratch(),
-    ) else {
+    let (Some(request), Some(tables)) = (unsafe { request.as_ref() }, Tables::get()) else {
         return 0;
     };
     if flow.is_null() {
@@ -183,14 +179,17 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
     if state & (flags::EXEMPT | flags::PENDING) == 0 {
         let outbound = state & flags::OUTBOUND != 0;
         let decision = decide(
-            &Tables { config, scratch },
+            &tables,
             request.policy(outbound),
             &request.key.remote,
             request.key.protocol,
             opening_port(&request.key, outbound),
         );
         if !decision.allow {
-            if maps::CONNTRACK.remove(request.own_key(scratch)).is_ok() {
+            if maps::CONNTRACK
+                .remove(request.own_key(tables.scratch))
+                .is_ok()
+            {
                 quota::remove(request.key.slot, state);
             }
             return Outcome::deny(reason::POLICY_CHANGED, decision.rule).0;
@@ -210,15 +209,11 @@ extern "C" fn flow_judge_again(request: *const Request, flow: *mut Flow) -> u64 
 #[inline(never)]
 extern "C" fn flow_judge_untranslated(request: *const Request) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) = (
-        unsafe { request.as_ref() },
-        tables::config(),
-        tables::scratch(),
-    ) else {
+    let (Some(request), Some(tables)) = (unsafe { request.as_ref() }, Tables::get()) else {
         return 0;
     };
     let decision = decide(
-        &Tables { config, scratch },
+        &tables,
         request.policy(true),
         &request.key.remote,
         request.key.protocol,

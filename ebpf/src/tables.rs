@@ -138,6 +138,17 @@ pub struct Tables<'a> {
     pub scratch: &'a Scratch,
 }
 
+impl Tables<'static> {
+    /// As packets see them.
+    #[inline(always)]
+    pub fn get() -> Option<Self> {
+        let (Some(config), Some(scratch)) = (config(), scratch()) else {
+            return None;
+        };
+        Some(Self { config, scratch })
+    }
+}
+
 impl Lookup for Tables<'_> {
     #[inline(always)]
     fn identity(&self, addr: &Addr) -> u32 {

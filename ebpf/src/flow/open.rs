@@ -1,6 +1,6 @@
 //! A packet that may open a connection: policy, quota, entry.
 
-use portcullis_common::abi::{Config, Flow, FlowKey};
+use portcullis_common::abi::{Flow, FlowKey};
 use portcullis_common::conntrack::{self, TCP, flags};
 use portcullis_common::policy::decide;
 use portcullis_common::reason;
@@ -31,15 +31,11 @@ pub fn open(request: &Request, flow: Option<*mut Flow>) -> Outcome {
 #[inline(never)]
 extern "C" fn flow_open(request: *const Request) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) = (
-        unsafe { request.as_ref() },
-        tables::config(),
-        tables::scratch(),
-    ) else {
+    let (Some(request), Some(tables)) = (unsafe { request.as_ref() }, Tables::get()) else {
         return 0;
     };
-    match admit(scratch, config, request) {
-        Ok((state, rule)) => create(scratch, config, request, state, rule).0,
+    match admit(&tables, request) {
+        Ok((state, rule)) => create(&tables, request, state, rule).0,
         Err(denied) => denied.0,
     }
 }
@@ -49,25 +45,21 @@ extern "C" fn flow_open(request: *const Request) -> u64 {
 #[inline(never)]
 extern "C" fn flow_reopen(request: *const Request, flow: *mut Flow) -> u64 {
     // SAFETY: as `flow_icmp`.
-    let (Some(request), Some(config), Some(scratch)) = (
-        unsafe { request.as_ref() },
-        tables::config(),
-        tables::scratch(),
-    ) else {
+    let (Some(request), Some(tables)) = (unsafe { request.as_ref() }, Tables::get()) else {
         return 0;
     };
     if flow.is_null() {
         return 0;
     }
-    match admit(scratch, config, request) {
-        Ok((state, rule)) => revive(scratch, request, flow, state, rule).0,
+    match admit(&tables, request) {
+        Ok((state, rule)) => revive(tables.scratch, request, flow, state, rule).0,
         Err(denied) => denied.0,
     }
 }
 
 /// Policy: the state of the entry to be, and the rule that allows it.
 #[inline(always)]
-fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, u32), Outcome> {
+fn admit(tables: &Tables<'_>, request: &Request) -> Result<(u32, u32), Outcome> {
     let sent = request.view & view::SENT != 0;
     let mut state = if sent { flags::OUTBOUND } else { 0 };
     if request.view & view::CONFIRMED != 0 && request.key.protocol == TCP {
@@ -76,11 +68,11 @@ fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, 
     if request.view & view::EXEMPT != 0 {
         return Ok((state | flags::EXEMPT, 0));
     }
-    let untranslated = request.view & (view::SENT | view::TRANSLATED) == view::SENT;
+    let untranslated = request.view & view::BEHIND == view::SENT;
     if untranslated
         && tables::is_service(
-            scratch,
-            config,
+            tables.scratch,
+            tables.config,
             &request.key.remote,
             request.key.remote_port,
             request.key.protocol,
@@ -89,7 +81,7 @@ fn admit(scratch: &Scratch, config: &Config, request: &Request) -> Result<(u32, 
         return Ok((state | flags::PENDING, 0));
     }
     let decision = decide(
-        &Tables { config, scratch },
+        tables,
         request.policy(sent),
         &request.key.remote,
         request.key.protocol,
@@ -142,7 +134,8 @@ fn revive(scratch: &Scratch, request: &Request, flow: *mut Flow, state: u32, rul
 
 /// Makes an entry within the endpoint's quota.
 #[inline(always)]
-fn create(scratch: &Scratch, config: &Config, request: &Request, state: u32, rule: u32) -> Outcome {
+fn create(tables: &Tables<'_>, request: &Request, state: u32, rule: u32) -> Outcome {
+    let Tables { config, scratch } = *tables;
     let exempt = state & flags::EXEMPT != 0;
     let state = match quota::admit(scratch, config, request.key.slot, state) {
         Ok(borrowed) => state | borrowed,
