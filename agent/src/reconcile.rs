@@ -8,12 +8,13 @@
 //! One task owns all of it, so there is no lock. Level-triggered: every round starts from the whole of what is true now.
 //!
 //! Order of a first start: uplink guards at once, for they need no API data; pods' programs after the first tables, so that no running pod loses a
-//! packet to an empty table. Later a pod's programs come first: a pod that starts is closed until its endpoint stands.
+//! packet to an empty table. Later a pod's programs come first: a pod that starts is closed until its endpoint stands. Behind an agent of another version
+//! everything comes after the first tables: until then its programs and tables guard the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use portcullis_common::conntrack;
@@ -38,6 +39,9 @@ mod report;
 mod want;
 
 pub use answer::View;
+
+/// For how long a connection that an agent of another version knew may be silent before it is forgotten.
+const SUCCESSION_PATIENCE: Duration = Duration::from_mins(5);
 
 /// The node's state and the hands that change it.
 pub struct Node {
@@ -80,20 +84,10 @@ impl Node {
             )
             .into());
         }
-        let mut dataplane = Dataplane::open(&settings.bpffs)?;
-        match &cgroup {
-            Ok(found) => {
-                let host = match &settings.host_cgroup {
-                    Some(path) => Some(path.clone()),
-                    None => found.parent().map(|parent| parent.path),
-                };
-                dataplane.hooks().attach_pods_cgroup(&found.path)?;
-                if let Some(host) = host {
-                    dataplane.hooks().attach_host_cgroup(&host)?;
-                }
-            }
-            Err(reason) => info!(%reason, "Socket hooks for pods in the host network are off"),
+        if let Err(reason) = &cgroup {
+            info!(%reason, "Socket hooks for pods in the host network are off");
         }
+        let dataplane = Dataplane::open(&settings.bpffs)?;
         let mut node = Self {
             world: World::new(&settings.node),
             settings,
@@ -114,13 +108,35 @@ impl Node {
             map_writes: 0,
             last_apply_ms: 0.0,
         };
-        node.guard()?;
+        if node.dataplane.has_predecessor() {
+            info!("Programs of another version guard the node until the tables stand");
+        } else {
+            node.attach_cgroups()?;
+            node.guard()?;
+        }
         if node.dataplane.adopted {
             node.attach_pods();
         } else {
             node.see(&BTreeMap::new());
         }
         Ok(node)
+    }
+
+    /// Socket hooks, and the check of what reaches the host.
+    fn attach_cgroups(&mut self) -> Result<()> {
+        let Ok(found) = &self.cgroup else {
+            return Ok(());
+        };
+        let host = match &self.settings.host_cgroup {
+            Some(path) => Some(path.clone()),
+            None => found.parent().map(|parent| parent.path),
+        };
+        let hooks = self.dataplane.hooks();
+        hooks.attach_pods_cgroup(&found.path)?;
+        if let Some(host) = host {
+            hooks.attach_host_cgroup(&host)?;
+        }
+        Ok(())
     }
 
     /// The deny events' ring; once.
@@ -138,9 +154,11 @@ impl Node {
         let before = std::mem::replace(&mut self.observed, observed);
         self.see(&before.interfaces);
         self.seen = false;
-        if let Err(error) = self.guard() {
-            error!(error = %format!("{error:#}"), "Failed to guard an uplink");
-            self.failure = Some(format!("{error:#}"));
+        if self.in_force.is_some() || !self.dataplane.has_predecessor() {
+            if let Err(error) = self.guard() {
+                error!(error = %format!("{error:#}"), "Failed to guard an uplink");
+                self.failure = Some(format!("{error:#}"));
+            }
         }
         if self.in_force.is_some() || self.dataplane.adopted {
             self.attach_pods();
@@ -249,6 +267,11 @@ impl Node {
                 self.attach_pods();
                 if first {
                     self.adopt_existing();
+                }
+                if self.dataplane.has_predecessor() {
+                    self.succeed();
+                }
+                if first {
                     let alive: BTreeSet<u32> = self.observed.interfaces.keys().copied().collect();
                     self.dataplane
                         .hooks()
@@ -279,9 +302,30 @@ impl Node {
         self.in_force == Some(self.world.generation()) && self.seen && self.failure.is_none()
     }
 
-    /// On the first start on a node: remembers the connections that its pods have open, if the operator wants that.
+    /// With the first tables: puts our programs in the place of another version's. Where that fails the others go on, and the next round tries again.
+    fn succeed(&mut self) {
+        let taken = self
+            .attach_cgroups()
+            .and_then(|()| self.guard())
+            .and_then(|()| self.dataplane.succeed());
+        match taken {
+            Ok(pins) => info!(pins, "Took over from an agent of another version"),
+            Err(error) => {
+                let text = format!("{error:#}");
+                error!(error = %text, "Failed to take over from an agent of another version");
+                self.failure = Some(text);
+            }
+        }
+    }
+
+    /// On the first start on a node: remembers the connections that its pods have open, if the operator wants that. Behind an agent of another version
+    /// always, for its memory cannot be read.
     fn adopt_existing(&mut self) {
-        let Some(patience) = self.settings.adopt_existing else {
+        let succession = self
+            .dataplane
+            .has_predecessor()
+            .then_some(SUCCESSION_PATIENCE);
+        let Some(patience) = self.settings.adopt_existing.or(succession) else {
             return;
         };
         if self.dataplane.adopted {

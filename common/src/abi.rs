@@ -36,7 +36,7 @@ pub const FRAGMENTS_PER_SLOT: u32 = 8;
 pub const INLINE_RANGES: usize = 7;
 
 record! {
-    /// Whose pins these are. `pc_owner[0]`, written once before anything is attached.
+    /// Whose pins these are. `pc_owner[0]`, written once before anything is attached. The same in every version: by it an agent finds its predecessor.
     pub struct Owner: 32 {
         /// [`crate::ABI_VERSION`].
         pub abi: u32,

@@ -1,5 +1,9 @@
 //! Portcullis as its DaemonSet in a real cluster: changes through the real API, real packets, real outages. `cargo xtask test cluster` runs these.
 
+#[path = "cluster/beside.rs"]
+mod beside;
+#[path = "cluster/busy.rs"]
+mod busy;
 #[path = "cluster/churn.rs"]
 mod churn;
 #[path = "cluster/host_port.rs"]

@@ -12,6 +12,8 @@ mod foreign;
 mod load;
 #[path = "restart/others.rs"]
 mod others;
+#[path = "restart/upgrade.rs"]
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::Path;

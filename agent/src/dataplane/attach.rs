@@ -1,7 +1,8 @@
 //! Programs onto hooks: links that outlive the agent, replaced in one step.
 //!
 //! TCX links where the kernel has them (6.6), clsact filters with a fixed priority and handle before. A fresh agent finds a link by its pin, a filter by
-//! its handle. Nothing is ever detached to be attached again: links and filters are updated in place. We never delete a qdisc, filter or program that is not ours.
+//! its handle. Nothing is ever detached to be attached again: links and filters are updated in place, those of an agent of another version too. We never
+//! delete a qdisc, filter or program that is not ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -203,10 +204,12 @@ impl Hooks {
         program: &str,
         direction: TcAttachType,
     ) -> Result<()> {
-        let pin = self.pins.link(&link_name(ifindex, program));
         if !self.tcx {
             return self.attach_filter(name, program, direction);
         }
+        let link_name = link_name(ifindex, program);
+        self.pins.inherit(&link_name)?;
+        let pin = self.pins.link(&link_name);
         let classifier = self.classifier(program)?;
         if let Ok(pinned) = PinnedLink::from_pin(&pin) {
             let link: SchedClassifierLink = FdLink::from(pinned)
@@ -324,6 +327,7 @@ impl Hooks {
             .fd()?;
         let hook_name = name.trim_start_matches("pc_");
         let link_name = format!("cgroup_{id}_{hook_name}");
+        self.pins.inherit(&link_name)?;
         let pin = self.pins.link(&link_name);
         let updated = sys::pinned(&pin).and_then(|link| sys::update(&link, program.as_fd()));
         if updated.is_err() {

@@ -42,10 +42,11 @@ const ETHERNET: usize = 14;
 /// Programs, tables and what is in them.
 pub struct Dataplane {
     hooks: Hooks,
+    pins: Pins,
     tables: Tables,
     state: State,
     names: Names,
-    /// Whether an earlier agent's state was taken over.
+    /// Whether an earlier agent's tables were taken over.
     pub adopted: bool,
     /// The mark of this boot and network namespace.
     pub owner: Owner,
@@ -61,25 +62,26 @@ pub struct Applied {
 
 impl Dataplane {
     /// Opens the pins of this boot and network namespace, or discards what is there and starts anew; loads the programs. Attaches nothing.
+    ///
+    /// What an agent of another version left in force stays so until [`Dataplane::succeed`].
     pub fn open(bpffs: &Path) -> Result<Self> {
         if OBJECT.is_empty() {
             return Err(OpenError::NoObject.into());
         }
-        let pins = Pins::new(bpffs);
+        let mut pins = Pins::new(bpffs);
         let claim = pins.claim()?;
         let owner = pins::this_owner()?;
-        let adopted = pins.owner() == Some(owner);
-        if !adopted {
-            let count = pins
-                .discard()
-                .context("discarding pins of another boot or namespace")?;
-            if count > 0 {
-                tracing::warn!(
-                    count,
-                    "Discarded pins of another boot, network namespace or version"
-                );
-            }
+        let discarded = pins
+            .find_predecessors(owner)
+            .context("discarding pins of another boot or namespace")?;
+        if discarded > 0 {
+            tracing::warn!(
+                count = discarded,
+                "Discarded pins of another boot or network namespace"
+            );
         }
+        // Where there is a predecessor too, these tables may never have been finished.
+        let adopted = pins.owner() == Some(owner) && pins.predecessors().is_empty();
         pins.create()?;
         let mut hooks = Hooks::load(OBJECT, &pins)?;
         hooks.pin_programs()?;
@@ -88,6 +90,7 @@ impl Dataplane {
         tables.set_owner(owner)?;
         Ok(Self {
             hooks,
+            pins,
             tables,
             state,
             names: Names::default(),
@@ -136,6 +139,17 @@ impl Dataplane {
     /// Puts programs on an interface.
     pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<()> {
         self.hooks.attach(ifindex, name, role)
+    }
+
+    /// Whether programs of another version are still on the node's hooks.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        !self.pins.predecessors().is_empty()
+    }
+
+    /// Removes what is left of a predecessor, whose links have all been inherited or are of nobody any more. How many pins that were.
+    pub fn succeed(&mut self) -> Result<usize> {
+        self.pins.discard_predecessors()
     }
 
     /// The hooks, to look at or to attach cgroups.

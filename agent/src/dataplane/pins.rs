@@ -1,10 +1,13 @@
 //! Where everything is pinned, whose it is, and how nothing of it stays.
 //!
 //! ```text
-//! DIR/v1/owner marks in pc_owner      DIR/v1/maps/pc_*      DIR/v1/programs/pc_*      DIR/v1/links/IFINDEX_HOOK, cgroup_HOOK
+//! DIR/v1/owner marks in pc_owner      DIR/v1/maps/pc_*      DIR/v1/programs/pc_*      DIR/v1/links/IFINDEX_HOOK, cgroup_ID_HOOK
 //! ```
-//! The directory carries the ABI version, so maps of two versions never meet. A fresh agent without memory recognises its predecessor's work by
-//! `pc_owner`: same boot, same network namespace. Anything else there is discarded before something is attached.
+//! The directory carries the ABI version, so maps of two versions never meet. A fresh agent without memory recognises an earlier one's work by
+//! `pc_owner`: same boot, same network namespace. If that agent was of another version, it is a predecessor: its tables cannot be read, but its links
+//! hold the node's hooks, and are inherited one by one when the new tables stand. Anything else there is discarded before something is attached.
+//!
+//! For that, three things are the same in every version: the directories above, the names of links, and the record `Owner`.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,6 +34,8 @@ const SO_NETNS_COOKIE: i32 = 71;
 pub struct Pins {
     root: PathBuf,
     version: PathBuf,
+    /// Directories of other versions that hold this node's hooks.
+    predecessors: Vec<PathBuf>,
 }
 
 impl Pins {
@@ -39,7 +44,8 @@ impl Pins {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            version: root.join(format!("v{ABI_VERSION}")),
+            version: root.join(version_name(ABI_VERSION)),
+            predecessors: Vec::new(),
         }
     }
 
@@ -129,24 +135,65 @@ impl Pins {
     /// Whose pins these are; `None` if there are none, or no mark.
     #[must_use]
     pub fn owner(&self) -> Option<Owner> {
-        let data = MapData::from_pin(self.map("pc_owner")).ok()?;
-        let map = Array::<_, Owner>::try_from(Map::Array(data)).ok()?;
-        map.get(&0, 0).ok().filter(|owner| owner.abi != 0)
+        mark(&self.version)
     }
 
-    /// Removes every pin below the root, of whatever version: links first, so that no program runs without its maps' names.
-    ///
-    /// Returns how many there were.
-    pub fn discard(&self) -> Result<usize> {
+    /// Finds what agents of other versions left in force for `ours`, and discards everything that is not for it. How many pins that were.
+    pub fn find_predecessors(&mut self, ours: Owner) -> Result<usize> {
         let mut count = 0;
-        for version in entries(&self.root) {
-            for directory in ["links", "programs", "maps"] {
-                count += remove_all(&self.root.join(&version).join(directory))?;
+        for name in entries(&self.root) {
+            let directory = self.root.join(&name);
+            let owner = mark(&directory).filter(|owner| {
+                let wanted = Owner {
+                    abi: owner.abi,
+                    ..ours
+                };
+                *owner == wanted && name == version_name(owner.abi)
+            });
+            match owner {
+                Some(owner) if owner.abi == ours.abi => {}
+                Some(_) => self.predecessors.push(directory),
+                None => count += remove_version(&directory)?,
             }
-            fs::remove_dir(self.root.join(&version))
-                .with_context(|| format!("removing {}", self.root.join(&version).display()))?;
         }
         Ok(count)
+    }
+
+    /// Directories of other versions that hold this node's hooks, as far as they have been found.
+    #[must_use]
+    pub fn predecessors(&self) -> &[PathBuf] {
+        &self.predecessors
+    }
+
+    /// Brings a link of that name here, if a predecessor has it. It stays on its hook meanwhile, with the program that it has.
+    pub fn inherit(&self, link: &str) -> Result<()> {
+        let here = self.link(link);
+        for predecessor in &self.predecessors {
+            let there = predecessor.join("links").join(link);
+            if there.exists() && !here.exists() {
+                fs::rename(&there, &here)
+                    .with_context(|| format!("moving {} here", there.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what predecessors still have. How many pins that were.
+    pub fn discard_predecessors(&mut self) -> Result<usize> {
+        let mut count = 0;
+        while let Some(predecessor) = self.predecessors.last() {
+            count += remove_version(predecessor)?;
+            self.predecessors.pop();
+        }
+        Ok(count)
+    }
+
+    /// Removes every pin below the root, of whatever version. How many there were.
+    pub fn discard(&self) -> Result<usize> {
+        let versions = entries(&self.root).into_iter();
+        versions
+            .map(|name| remove_version(&self.root.join(name)))
+            .sum()
     }
 
     /// Removes the root too, if it is empty.
@@ -167,6 +214,27 @@ fn entries(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn version_name(abi: u32) -> String {
+    format!("v{abi}")
+}
+
+/// Whose a version's pins are.
+fn mark(version: &Path) -> Option<Owner> {
+    let data = MapData::from_pin(version.join("maps").join("pc_owner")).ok()?;
+    let map = Array::<_, Owner>::try_from(Map::Array(data)).ok()?;
+    map.get(&0, 0).ok().filter(|owner| owner.abi != 0)
+}
+
+/// Removes a version's pins: links first, so that no program runs without its maps' names.
+fn remove_version(version: &Path) -> Result<usize> {
+    let mut count = 0;
+    for directory in ["links", "programs", "maps"] {
+        count += remove_all(&version.join(directory))?;
+    }
+    fs::remove_dir(version).with_context(|| format!("removing {}", version.display()))?;
+    Ok(count)
 }
 
 fn remove_all(directory: &Path) -> Result<usize> {

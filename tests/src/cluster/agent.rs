@@ -1,5 +1,8 @@
-//! The agents: their pods, their status, their log.
+//! The agents: their pods, their status, their log; how they come and go.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -63,7 +66,7 @@ pub fn find_process_on(node: &Node) -> Option<i32> {
     let pod = pod_on(node)?;
     let uid = pod["metadata"]["uid"].as_str()?;
     node.processes_of(uid).into_iter().find(|pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        fs::read_to_string(format!("/proc/{pid}/comm"))
             .is_ok_and(|name| name.trim() == "portcullis")
     })
 }
@@ -97,4 +100,91 @@ pub fn rolled_out() {
         "--timeout=120s",
     ];
     kubectl(&status);
+}
+
+/// Where a file of `deploy/` is.
+#[must_use]
+pub fn shipped_path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(file)
+}
+
+/// A file of `deploy/`.
+#[must_use]
+pub fn shipped(file: &str) -> String {
+    fs::read_to_string(shipped_path(file)).expect("the file is there")
+}
+
+/// Installs them as `deploy/README.md` says, with these arguments more, and waits until all are Ready.
+pub fn install_with(arguments: &[&str]) {
+    let line = |argument: &str| format!("            - {argument}\n");
+    let mut all = line("agent");
+    all.extend(arguments.iter().copied().map(line));
+    let manifest = shipped("portcullis.yaml").replacen(&line("agent"), &all, 1);
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    let output = try_kubectl(&apply, &manifest);
+    assert!(output.status.success(), "{}", said(&output));
+    rolled_out();
+}
+
+/// Takes Portcullis off every node as `deploy/README.md` says.
+pub fn uninstall() {
+    let delete = ["-n", NAMESPACE, "delete", "--ignore-not-found"];
+    kubectl(&[&delete[..], &["daemonset/portcullis"]].concat());
+    kubectl(&["apply", "--server-side", "-f", &path_text("uninstall.yaml")]);
+    let status = [
+        "-n",
+        NAMESPACE,
+        "rollout",
+        "status",
+        REMOVAL,
+        "--timeout=120s",
+    ];
+    kubectl(&status);
+    kubectl(&["-n", NAMESPACE, "delete", REMOVAL]);
+}
+
+const REMOVAL: &str = "daemonset/portcullis-uninstall";
+
+fn path_text(file: &str) -> String {
+    shipped_path(file).display().to_string()
+}
+
+/// The cluster is as it was, with Portcullis as shipped, when this is dropped: also behind a test that failed, so that the next one finds what it needs.
+#[derive(Debug)]
+pub struct Restored(());
+
+impl Restored {
+    /// Whatever becomes of the cluster from here on is undone.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is there to be dropped")]
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        for node in [Node::n1(), Node::n2()] {
+            let mount = "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf";
+            let _ = node.try_run(&["sh", "-c", mount], "");
+        }
+        let next = "daemonset/portcullis-next";
+        let delete = [
+            "-n",
+            NAMESPACE,
+            "delete",
+            "--ignore-not-found",
+            REMOVAL,
+            next,
+        ];
+        let _ = try_kubectl(&delete, "");
+        if thread::panicking() {
+            // A second panic would end all tests.
+            let _ = std::panic::catch_unwind(|| install_with(&[]));
+        } else {
+            install_with(&[]);
+        }
+    }
 }
