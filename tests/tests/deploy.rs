@@ -32,6 +32,17 @@ fn agent(daemon_set: &Value) -> &Value {
 }
 
 #[test]
+fn the_manifest_that_is_applied_by_its_address_is_the_one_that_overlays_build_on() {
+    // kubectl reads no file above the folder of a kustomization, and raw files on the web are no links.
+    let [whole, base] = ["portcullis.yaml", "base/portcullis.yaml"].map(|path| {
+        let path = deploy(path);
+        assert!(!path.is_symlink(), "{} is a link", path.display());
+        fs::read_to_string(path).expect("the file is there")
+    });
+    assert!(whole == base, "copy deploy/portcullis.yaml to deploy/base/");
+}
+
+#[test]
 fn the_agent_has_these_rights_and_no_others() {
     let manifest = documents("portcullis.yaml");
     assert_eq!(manifest.len(), 5);
