@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[must_use]
 pub fn pod_on(node: &Node) -> Option<Value> {
     let field = format!("spec.nodeName={}", node.name);
-    let pods = object(&["-n", NAMESPACE, "pods", "--field-selector", &field]);
+    let label = "app.kubernetes.io/component=agent";
+    let on_node = ["--field-selector", &field, "-l", label];
+    let pods = object(&[&["-n", NAMESPACE, "pods"][..], &on_node].concat());
     let mut pods = pods["items"].as_array().expect("a list has items").iter();
     pods.find(|pod| pod["metadata"]["deletionTimestamp"].is_null())
         .cloned()
