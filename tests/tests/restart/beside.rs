@@ -168,3 +168,27 @@ fn a_second_agent_on_the_same_pins_is_turned_away() {
     all_verdicts(&scene);
     scene.down();
 }
+
+/// The kernel tells a process that asks to be lied to (`personality(2)`, `UNAME26`) that it is 2.6.
+#[test]
+fn on_a_kernel_that_is_too_old_it_ends_with_three_lines_and_pins_nothing() {
+    let mut scene = Scene::up("re-old", &pods(), POLICIES);
+    scene.kill();
+    let pins = scene.lab.state().bpffs().join("old");
+    let words = words(&scene, &[("--bpffs", &pins.display().to_string())]);
+    let before = kernel::pinned(&scene.pins());
+    let mut command = Command::new("setarch");
+    command.arg("--uname-2.6").args(&words);
+    let node = scene.lab.node();
+    node.enter(&mut command).expect("the node can be entered");
+    let output = command.output().expect("it ends by itself");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("error PC1004: "), "{said}");
+    assert!(lines[1].starts_with("why:  "), "{said}");
+    assert!(lines[2].starts_with("do:   "), "{said}");
+    assert!(!pins.exists());
+    assert_eq!(kernel::pinned(&scene.pins()), before);
+    scene.down();
+}
