@@ -39,6 +39,7 @@ mod report;
 mod want;
 
 pub use answer::View;
+pub use others::rules_of_others;
 
 /// For how long a connection that an agent of another version knew may be silent before it is forgotten.
 const SUCCESSION_PATIENCE: Duration = Duration::from_mins(5);

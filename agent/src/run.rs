@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::api::{self, Request};
 use crate::endpoint::{Observed, observe};
+use crate::failure::Failure;
 use crate::flowlog;
 use crate::kube::{Batch, event, manifests, watch as kube_watch};
-use crate::reconcile::Node;
+use crate::reconcile::{Node, rules_of_others};
 use crate::settings::Settings;
 
 /// How often connections that are gone are collected.
@@ -22,6 +23,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// How often the node is searched for programs and rules of other tools.
 const LOOK: Duration = Duration::from_secs(30);
+/// Reading rules takes at most this part of a thread's time.
+const RULES_SHARE: u32 = 100;
 
 /// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -44,12 +47,14 @@ pub async fn run(settings: Settings) -> Result<()> {
     tasks.spawn(flowlog::run(events, lookups, denials));
     let (requests, asked) = mpsc::channel(64);
     tasks.spawn(api::serve(&settings, requests, rereader)?);
+    let (rules, others) = mpsc::channel(1);
+    tasks.spawn(read_rules(rules));
     info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     tokio::select! {
-        () = world_loop(node, observed, changes, asked, lookup) => Err(anyhow!("the view of the node has ended")),
+        () = world_loop(node, observed, changes, others, asked, lookup) => Err(anyhow!("the view of the node has ended")),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Ok(())) => Err(anyhow!("a task has ended")),
             Ok(Err(error)) => Err(error),
@@ -115,11 +120,27 @@ impl Feed {
     }
 }
 
+/// Reads other tools' rules again and again, away from the world task: policies do not wait for it.
+async fn read_rules(rules: mpsc::Sender<Vec<Failure>>) -> Result<()> {
+    loop {
+        let started = Instant::now();
+        let found = tokio::task::spawn_blocking(rules_of_others)
+            .await
+            .context("reading firewall rules")?;
+        let took = started.elapsed();
+        if rules.send(found).await.is_err() {
+            return Ok(());
+        }
+        sleep(LOOK.max(took * RULES_SHARE)).await;
+    }
+}
+
 /// The world task: takes in everything that waits, then makes one round.
 async fn world_loop(
     mut node: Node,
     mut observed: watch::Receiver<Arc<Observed>>,
     mut changes: mpsc::Receiver<Batch>,
+    mut others: mpsc::Receiver<Vec<Failure>>,
     mut asked: mpsc::Receiver<Request>,
     lookup: watch::Sender<flowlog::Lookup>,
 ) {
@@ -144,6 +165,10 @@ async fn world_loop(
             }
             _ = look.tick() => {
                 tokio::task::block_in_place(|| node.look_around());
+                continue;
+            }
+            Some(rules) = others.recv() => {
+                tokio::task::block_in_place(|| node.rules(rules));
                 continue;
             }
         }

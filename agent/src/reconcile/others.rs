@@ -1,4 +1,6 @@
 //! What other tools have on the node: looked at now and then, told once in the log, and in the status for as long as it is there.
+//!
+//! Programs are looked for here, at our own hooks. Rules come from a thread of their own: a node may have a hundred thousand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +13,8 @@ use crate::failure::Failure;
 /// As of the last look.
 #[derive(Debug, Default)]
 pub(super) struct Others {
+    /// Rules, as they were last read.
+    rules: Vec<Failure>,
     /// By what was found.
     found: BTreeMap<String, Failure>,
 }
@@ -34,16 +38,21 @@ impl Others {
 }
 
 impl Node {
-    /// Looks for programs on our hooks and for rules that are not ours.
+    /// Takes in what [`rules_of_others`] found.
+    pub fn rules(&mut self, rules: Vec<Failure>) {
+        self.others.rules = rules;
+        self.look_around();
+    }
+
+    /// Looks for programs on our hooks that are not ours.
     pub fn look_around(&mut self) {
-        let mut found = BTreeMap::new();
-        for failure in self
-            .programs_of_others()
+        let programs = self.programs_of_others();
+        let rules = self.others.rules.iter().cloned();
+        let found: BTreeMap<_, _> = programs
             .into_iter()
-            .chain(rules_of_others())
-        {
-            found.insert(failure.what.clone(), failure);
-        }
+            .chain(rules)
+            .map(|failure| (failure.what.clone(), failure))
+            .collect();
         for failure in found.values() {
             if !self.others.found.contains_key(&failure.what) {
                 warn!(code = failure.code, why = %failure.why, r#do = %failure.do_, "{}", failure.what);
@@ -123,7 +132,9 @@ fn strangers(chain: Vec<(u32, String)>, ours: &BTreeSet<u32>, place: &str) -> Ve
         .collect()
 }
 
-fn rules_of_others() -> Vec<Failure> {
+/// Rules that are not ours. Reads all that the node has, which may take long.
+#[must_use]
+pub fn rules_of_others() -> Vec<Failure> {
     let rules = foreign::rules().unwrap_or_else(|error| {
         debug!(%error, "Failed to list firewall rules");
         BTreeSet::new()

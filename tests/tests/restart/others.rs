@@ -34,6 +34,9 @@ fn rules_for_metadata_and_chains_of_other_agents_are_named_and_open_nothing() {
     let _ = scene.on_node(&["nft", accept], "");
     scene.restart();
     scene.settle();
+    wait_until("the rules have been read", SOON, || {
+        problems(&scene) != "[]"
+    });
     let problems = problems(&scene);
     for expected in [
         "PC1103: a firewall rule names the metadata service: table nat, chain built in",
