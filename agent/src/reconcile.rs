@@ -155,11 +155,10 @@ impl Node {
         let before = std::mem::replace(&mut self.observed, observed);
         self.see(&before.interfaces);
         self.seen = false;
-        if self.in_force.is_some() || !self.dataplane.has_predecessor() {
-            if let Err(error) = self.guard() {
-                error!(error = %format!("{error:#}"), "Failed to guard an uplink");
-                self.failure = Some(format!("{error:#}"));
-            }
+        let waits = self.in_force.is_none() && self.dataplane.has_predecessor();
+        if !waits && let Err(error) = self.guard() {
+            error!(error = %format!("{error:#}"), "Failed to guard an uplink");
+            self.failure = Some(format!("{error:#}"));
         }
         if self.in_force.is_some() || self.dataplane.adopted {
             self.attach_pods();
