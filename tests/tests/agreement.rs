@@ -9,7 +9,7 @@
 //! | `PORTCULLIS_BIN` | the binary |
 //! | `PORTCULLIS_WORLDS` | how many worlds each test tries |
 //! | `PORTCULLIS_SEED` | the first seed, so that a failure can be seen again with one world |
-//! | `PORTCULLIS_LONG` | `1`: five times the worlds |
+//! | `PORTCULLIS_LONG` | `1`: more worlds |
 
 use std::cell::{Cell, RefCell};
 use std::env;
@@ -17,7 +17,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,8 @@ use portcullis_tests::oracle::{Answer, Oracle, Reason, Side, SideVerdict, Verdic
 use portcullis_tests::scene::need_root;
 use portcullis_tests::world::{Audience, World, minimise};
 
+/// Labs at a time.
+const LABS: usize = 4;
 /// How often a failing world is tried again to make it small.
 const MINIMISING_STEPS: usize = 400;
 /// The same where each try builds a node.
@@ -35,7 +38,7 @@ const MINIMISING_STEPS_IN_THE_LAB: usize = 60;
 #[test]
 fn the_compiler_agrees_with_the_oracle() {
     let binary = binary::portcullis();
-    for seed in seeds(300) {
+    for seed in seeds(500, 6000) {
         let world = World::random(seed, Audience::Compiler);
         demand(&world, MINIMISING_STEPS, |world| {
             compare_explain(&binary, world)
@@ -45,30 +48,43 @@ fn the_compiler_agrees_with_the_oracle() {
 
 #[test]
 fn the_programs_agree_with_the_oracle_by_test_run() {
-    in_the_lab("test-run");
+    in_the_lab("test-run", seeds(500, 1500));
 }
 
 #[test]
 fn the_programs_agree_with_the_oracle_by_packets() {
-    in_the_lab("packets");
+    in_the_lab("packets", seeds(200, 600));
 }
 
-fn in_the_lab(how: &str) {
+/// Several worlds at a time: most of a lab's life is waiting for the kernel to take its namespaces down.
+fn in_the_lab(how: &str, seeds: Range<u64>) {
     let binary = binary::portcullis();
     need_root();
-    let has_endpoints = |world: &World| Oracle::new(&world.objects).busiest_node().is_some();
-    let mut definite = 0;
-    for seed in seeds(200) {
-        let world = World::random(seed, Audience::Kernel);
-        if !has_endpoints(&world) {
-            continue;
+    let (next, definite) = (AtomicU64::new(seeds.start), AtomicUsize::new(0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let world = World::random(seed, Audience::Kernel);
+            if Oracle::new(&world.objects).busiest_node().is_none() {
+                continue;
+            }
+            demand(&world, MINIMISING_STEPS_IN_THE_LAB, |world| {
+                let (disagreements, answered) = compare_lab(&binary, how, world)?;
+                definite.fetch_add(answered, Ordering::Relaxed);
+                Ok(disagreements)
+            });
         }
-        demand(&world, MINIMISING_STEPS_IN_THE_LAB, |world| {
-            let (disagreements, answered) = compare_lab(&binary, how, world)?;
-            definite += answered;
-            Ok(disagreements)
-        });
-    }
+    };
+    thread::scope(|scope| {
+        for _ in 0..LABS {
+            scope.spawn(work);
+        }
+    });
+    let definite = definite.into_inner();
+    println!("{definite} answers by {how}");
     assert!(definite > 0, "every probe was skipped");
 }
 
@@ -290,7 +306,7 @@ impl Drop for Directory {
 }
 
 /// As many seeds as asked for, printed so that a run can be repeated.
-fn seeds(default: u64) -> Range<u64> {
+fn seeds(usual: u64, in_long: u64) -> Range<u64> {
     let number = |name: &str| {
         env::var(name).ok().map(|text| {
             text.parse::<u64>()
@@ -298,7 +314,7 @@ fn seeds(default: u64) -> Range<u64> {
         })
     };
     let long = env::var("PORTCULLIS_LONG").is_ok_and(|value| value == "1");
-    let count = number("PORTCULLIS_WORLDS").unwrap_or(if long { default * 5 } else { default });
+    let count = number("PORTCULLIS_WORLDS").unwrap_or(if long { in_long } else { usual });
     let first = number("PORTCULLIS_SEED").unwrap_or(1);
     println!("seeds {first} to {}", first + count - 1);
     first..first + count
