@@ -76,6 +76,12 @@ pub struct ClusterArgs {
     /// A context of the kubeconfig [default: the current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
+    /// Act as this user, or as system:serviceaccount:NAMESPACE:NAME; you need the right to impersonate it
+    #[arg(long = "as", value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Act as a member of this group, with --as (repeatable)
+    #[arg(long = "as-group", value_name = "GROUP")]
+    pub as_groups: Vec<String>,
     /// Only the agent of this node (repeatable)
     #[arg(long = "node", value_name = "NAME")]
     pub nodes: Vec<String>,
@@ -183,7 +189,7 @@ pub struct ExplainArgs {
         short = 'f',
         visible_alias = "filename",
         value_name = "DIR",
-        conflicts_with_all = ["socket", "kubeconfig", "context", "nodes", "agent_namespace"]
+        conflicts_with_all = ["socket", "kubeconfig", "context", "as_user", "as_groups", "nodes", "agent_namespace"]
     )]
     pub manifests: Option<PathBuf>,
     /// With -f: a JSON list of probes; the answer is a JSON list

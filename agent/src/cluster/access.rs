@@ -23,6 +23,17 @@ pub struct Access {
     pub namespace: String,
     /// Only the agents of these nodes; all if empty.
     pub nodes: Vec<String>,
+    /// As whom to act.
+    pub as_whom: AsWhom,
+}
+
+/// Whom the API server is to take the person for, as `kubectl --as` says it; what is empty stays as the kubeconfig has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AsWhom {
+    /// A user, or `system:serviceaccount:NAMESPACE:NAME`.
+    pub user: Option<String>,
+    /// Groups of theirs.
+    pub groups: Vec<String>,
 }
 
 /// A cluster that was found; nothing was asked of it yet.
@@ -37,6 +48,7 @@ impl Access {
     /// Reads the kubeconfig.
     pub async fn connect(self) -> Result<Cluster, Failure> {
         let mut config = self.config().await?;
+        self.as_whom.put_into(&mut config)?;
         config.connect_timeout = Some(CONNECT);
         config.default_retry = false;
         let default_namespace = config.default_namespace.clone();
@@ -67,5 +79,27 @@ impl Access {
         Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .map_err(|error| refusal::kubeconfig(&error))
+    }
+}
+
+impl AsWhom {
+    /// The API server would not know whose groups they are; kubectl asks for the user too.
+    fn put_into(&self, config: &mut Config) -> Result<(), Failure> {
+        let person = &mut config.auth_info;
+        if self.user.is_some() {
+            person.impersonate.clone_from(&self.user);
+        }
+        if !self.groups.is_empty() {
+            person.impersonate_groups = Some(self.groups.clone());
+        }
+        if person.impersonate.is_none() && !self.groups.is_empty() {
+            return Err(Failure::new(
+                "PC5001",
+                "--as-group wants --as",
+                "groups are those of a user, and the kubeconfig names none to act as",
+                "add --as USER",
+            ));
+        }
+        Ok(())
     }
 }

@@ -12,12 +12,16 @@ mod carry;
 mod fleet;
 mod pod;
 mod refusal;
+#[cfg(test)]
+pub(crate) mod stand_in;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 
-pub use access::{Access, Cluster};
+pub use access::{Access, AsWhom, Cluster};
 pub use fleet::{Agent, Fleet, Missing};
 
 use crate::client::Line;

@@ -51,6 +51,13 @@ fn refused(doing: &str, status: &Status) -> Failure {
             ),
             "log in again as for kubectl",
         ),
+        // What may be done as somebody else is not asked before this.
+        403 if status.message.contains("cannot impersonate") => Failure::new(
+            "PC4006",
+            "you may not act as somebody else",
+            status.message.clone(),
+            "have the right to impersonate them, or leave --as and --as-group out",
+        ),
         403 => Failure::new(
             "PC4006",
             format!("you may not {doing}"),
@@ -108,6 +115,15 @@ mod tests {
         assert_eq!(refused.why, message);
         assert!(refused.do_.contains("portcullis-viewer"));
         assert_eq!(failure("x", &api(401, "Unauthorized")).code, "PC4006");
+    }
+
+    #[test]
+    fn who_may_not_act_as_another_is_not_sent_for_a_right_of_agents() {
+        let message =
+            "users \"root\" is forbidden: User \"eve\" cannot impersonate resource \"users\"";
+        let refused = failure("list pods in namespace portcullis", &api(403, message));
+        assert_eq!((refused.code, refused.why.as_str()), ("PC4006", message));
+        assert!(refused.do_.contains("--as"), "{}", refused.do_);
     }
 
     #[test]

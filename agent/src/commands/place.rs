@@ -1,6 +1,6 @@
 //! Whom a command asks: the agent of this node, by its socket, or those of a cluster. In this order:
 //! 1. called as `kubectl portcullis`: the cluster's;
-//! 2. `--context`, `--kubeconfig`, `--node` or `--agent-namespace` given: the cluster's;
+//! 2. `--context`, `--kubeconfig`, `--as`, `--as-group`, `--node` or `--agent-namespace` given: the cluster's;
 //! 3. else this node's.
 //!
 //! Never by what happens to be on the machine: the same words mean the same everywhere.
@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use crate::cli::ClusterArgs;
-use crate::cluster::Access;
+use crate::cluster::{Access, AsWhom};
 use crate::failure::Failure;
 
 /// Namespace of `deploy/portcullis.yaml`.
@@ -42,11 +42,15 @@ impl Place {
         let ClusterArgs {
             kubeconfig,
             context,
+            as_user,
+            as_groups,
             nodes,
             agent_namespace,
         } = cluster;
         let typed = kubeconfig.is_some()
             || context.is_some()
+            || as_user.is_some()
+            || !as_groups.is_empty()
             || !nodes.is_empty()
             || agent_namespace.is_some();
         if let (true, Some(_)) = (plugin || typed, local.typed) {
@@ -66,6 +70,10 @@ impl Place {
                 context,
                 namespace: agent_namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
                 nodes,
+                as_whom: AsWhom {
+                    user: as_user,
+                    groups: as_groups,
+                },
             }));
         }
         let path = match local.typed {
@@ -122,9 +130,27 @@ mod tests {
                 context: None,
                 namespace: "portcullis".to_owned(),
                 nodes,
+                as_whom: AsWhom::default(),
             };
             assert_eq!(place(plugin, None, cluster), Ok(Place::Cluster(expected)));
         }
+    }
+
+    #[test]
+    fn who_acts_as_somebody_asks_the_cluster() {
+        let cluster = ClusterArgs {
+            as_user: Some("eve".to_owned()),
+            as_groups: vec!["ops".to_owned()],
+            ..ClusterArgs::default()
+        };
+        let Ok(Place::Cluster(access)) = place(false, None, cluster) else {
+            panic!("the API server alone knows users");
+        };
+        let expected = AsWhom {
+            user: Some("eve".to_owned()),
+            groups: vec!["ops".to_owned()],
+        };
+        assert_eq!(access.as_whom, expected);
     }
 
     #[test]
