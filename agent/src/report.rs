@@ -105,6 +105,8 @@ pub struct PodStatus {
     pub node: String,
     /// `namespace/name`.
     pub pod: String,
+    /// Uid of the pod that the agent knows by this name.
+    pub uid: Option<String>,
     /// Where the pod runs; absent if the agent knows no such pod, or it has no node yet.
     pub runs_on: Option<String>,
     /// Everything known of it is in force; never true on a node where it does not run.

@@ -111,15 +111,18 @@ pub struct PatienceArgs {
 
 /// `portcullis wait`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("what").required(true).args(["pod", "synced"])))]
+#[command(group(ArgGroup::new("what").required(true).args(["pod", "selector", "synced"])))]
 pub struct WaitArgs {
     /// Until the policies of this pod are in force: pod/NAME, or NAMESPACE/NAME
     #[arg(value_name = "POD", value_parser = pod)]
     pub pod: Option<(Option<String>, String)>,
+    /// Until the policies of every pod with these labels are in force, and there is one; you need the right to list pods there
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    pub selector: Option<String>,
     /// Until every object present at the call is in force, on every node
     #[arg(long)]
     pub synced: bool,
-    /// Namespace of pod/NAME [default: the context's, else default]
+    /// Namespace of pod/NAME and of -l [default: the context's, else default]
     #[arg(long, short)]
     pub namespace: Option<String>,
     /// How long to wait
@@ -139,6 +142,9 @@ pub struct StatusArgs {
     /// Every endpoint too
     #[arg(long, short)]
     pub verbose: bool,
+    /// Only nodes with these labels (KEY=VALUE,...); you need the right to list nodes
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    pub selector: Option<String>,
     /// Output format
     #[arg(long, short, value_enum, default_value_t = StatusOutput::Table)]
     pub output: StatusOutput,
@@ -250,6 +256,9 @@ pub struct BpfArgs {
     /// Directory of this node's pins [default: $`PORTCULLIS_BPFFS`, else /sys/fs/bpf/portcullis]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
+    /// Only nodes with these labels (KEY=VALUE,...); you need the right to list nodes
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    pub selector: Option<String>,
     /// Output format
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -278,6 +287,18 @@ mod tests {
     }
 
     #[test]
+    fn options_are_spelled_as_kubectl_spells_them() {
+        for line in [
+            "portcullis status -l zone=a --as eve --as-group ops --as-group dev",
+            "portcullis wait -l app=web -n shop --timeout 1m",
+            "portcullis bpf maps -l zone=a --context prod",
+        ] {
+            let words = line.split(' ');
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
     fn what_belongs_to_files_is_not_asked_of_agents() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ());
         assert!(parse("portcullis explain a/b c/d:1").is_ok());
@@ -288,6 +309,8 @@ mod tests {
             "portcullis explain a/b c/d:1 --metadata-allow x/y",
             "portcullis wait",
             "portcullis wait pod/web --synced",
+            "portcullis wait pod/web -l app=web",
+            "portcullis wait -l app=web --synced",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

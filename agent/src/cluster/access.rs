@@ -23,6 +23,8 @@ pub struct Access {
     pub namespace: String,
     /// Only the agents of these nodes; all if empty.
     pub nodes: Vec<String>,
+    /// Only the agents of nodes with these labels, as `kubectl -l` has them; all if absent.
+    pub labels: Option<String>,
     /// As whom to act.
     pub as_whom: AsWhom,
 }

@@ -3,7 +3,8 @@
 //! The `DaemonSet` says how many nodes are to have an agent; which ones lack it is told by name where the person may list nodes. In this order:
 //! 1. pods of the agents, by label: without the right to list them nothing goes;
 //! 2. the `DaemonSet`'s count; without that right nobody is missed;
-//! 3. nodes' names, only if somebody is missed.
+//! 3. nodes' names, only if somebody is missed;
+//! 4. nodes by their labels, only if such are asked for: then without the right to list them nothing goes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,13 +68,47 @@ struct DaemonSetStatus {
 }
 
 #[derive(Deserialize)]
-struct Node {
-    metadata: Metadata,
+pub(super) struct Node {
+    pub(super) metadata: Metadata,
+}
+
+impl Fleet {
+    /// What of it concerns these nodes. Where it is not known which nodes lack an agent, as many are missed as may be among them.
+    fn of(mut self, nodes: &BTreeSet<String>) -> Self {
+        let exact = self.missing.among.len() == self.missing.count;
+        self.agents.retain(|agent| nodes.contains(&agent.node));
+        self.missing.among.retain(|node| nodes.contains(node));
+        let most = self.missing.among.len();
+        self.missing.count = if exact {
+            most
+        } else {
+            self.missing.count.min(most)
+        };
+        self
+    }
 }
 
 impl Cluster {
     /// Finds the agents, those of the wanted nodes only.
     pub async fn fleet(&self) -> Result<Fleet, Failure> {
+        let Some(labels) = &self.access.labels else {
+            return self.named().await;
+        };
+        let (fleet, nodes) = tokio::join!(self.named(), self.labelled_nodes(labels));
+        let fleet = fleet?.of(&nodes?);
+        if fleet.agents.is_empty() && fleet.missing.count == 0 {
+            return Err(Failure::new(
+                "PC4007",
+                "no agents were found",
+                format!("no agent runs on a node with the labels {labels}"),
+                format!("see `kubectl get nodes -l {labels}`"),
+            ));
+        }
+        Ok(fleet)
+    }
+
+    /// The agents of the nodes that are wanted by name, of all if none is.
+    async fn named(&self) -> Result<Fleet, Failure> {
         let namespace = &self.access.namespace;
         let at = quoted(namespace).replace('/', "%2F");
         let (pods, sets) = (
@@ -108,7 +143,11 @@ impl Cluster {
         })
     }
 
-    async fn list<T: DeserializeOwned>(&self, path: &str, labels: &str) -> kube::Result<Vec<T>> {
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        labels: &str,
+    ) -> kube::Result<Vec<T>> {
         let wanted = ListParams::default().labels(labels);
         let request = Request::new(path)
             .list(&wanted)

@@ -12,6 +12,7 @@ mod carry;
 mod fleet;
 mod pod;
 mod refusal;
+mod selected;
 #[cfg(test)]
 pub(crate) mod stand_in;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use futures::stream::{self, StreamExt as _};
 
 pub use access::{Access, AsWhom, Cluster};
 pub use fleet::{Agent, Fleet, Missing};
+pub use selected::Selected;
 
 use crate::client::Line;
 use crate::failure::Failure;
@@ -39,14 +41,14 @@ impl Cluster {
         &'a self,
         agents: impl IntoIterator<Item = &'a Agent>,
         limit: Duration,
-        question: impl Fn(Line) -> A,
+        question: impl Fn(&'a Agent, Line) -> A,
     ) -> Vec<Asked<T>>
     where
         A: Future<Output = Result<T, Failure>>,
     {
         let question = &question;
         let asked = agents.into_iter().map(|agent| async move {
-            let answer = self.one(agent, limit, question).await;
+            let answer = self.one(agent, limit, |line| question(agent, line)).await;
             (agent.node.clone(), answer)
         });
         stream::iter(asked).buffered(AT_A_TIME).collect().await

@@ -1,4 +1,4 @@
-//! An agent's pod, as far as it matters to whoever wants to ask the agent. Kubernetes' own types are ten times the code.
+//! A pod, as far as it matters to whoever wants to ask an agent: mostly the agent's own. Kubernetes' own types are ten times the code.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -23,6 +23,8 @@ pub(super) struct Pod {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Metadata {
     pub(super) name: String,
+    #[serde(default)]
+    pub(super) uid: String,
     /// RFC 3339 in UTC and whole seconds: later is greater.
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
@@ -89,6 +91,11 @@ impl Pod {
     /// Whether it was told to end.
     pub(super) fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether its containers have ended for good.
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// Greater for younger pods.

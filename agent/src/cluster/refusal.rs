@@ -30,6 +30,27 @@ pub(super) fn failure(doing: &str, error: &kube::Error) -> Failure {
     }
 }
 
+/// Why objects could not be listed by the labels that somebody typed; `instead` is what they can do without the right to.
+pub(super) fn selection(doing: &str, labels: &str, instead: &str, error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if status.code == 400 => Failure::new(
+            "PC5001",
+            format!("cannot read the labels {labels:?}"),
+            status.message.clone(),
+            "write them as for kubectl: KEY=VALUE, KEY!=VALUE, 'KEY in (VALUE, VALUE)', KEY or '!KEY', with commas between them",
+        ),
+        kube::Error::Api(status)
+            if status.code == 403 && !status.message.contains("cannot impersonate") =>
+        {
+            Failure {
+                do_: instead.to_owned(),
+                ..failure(doing, error)
+            }
+        }
+        _ => failure(doing, error),
+    }
+}
+
 /// A kubeconfig that is not there, or is not one.
 pub(super) fn kubeconfig(error: &dyn Error) -> Failure {
     Failure::new(

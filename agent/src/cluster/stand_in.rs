@@ -157,6 +157,7 @@ impl StandIn {
             context: None,
             namespace: NAMESPACE.to_owned(),
             nodes: Vec::new(),
+            labels: None,
             as_whom: AsWhom::default(),
         }
     }

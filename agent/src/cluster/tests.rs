@@ -25,7 +25,7 @@ fn named(name: &str) -> impl Fn(Request) + Send + 'static + use<> {
 
 async fn nodes(cluster: &Cluster) -> Vec<String> {
     let fleet = cluster.fleet().await.expect("there are agents");
-    let question = |mut line: Line| async move {
+    let question = |_: &Agent, mut line: Line| async move {
         let status: NodeStatus = line.ask("/v1/status").await?;
         Ok(status.node)
     };
@@ -108,4 +108,47 @@ async fn nodes_without_an_agent_are_missed_by_name_where_nodes_may_be_listed() {
     cluster.nodes(&[("n1", &[]), ("n2", &[])]);
     let fleet = access.fleet().await.expect("there is an agent");
     assert_eq!(fleet.missing, missing(&["n2"]));
+}
+
+#[tokio::test]
+async fn nodes_are_chosen_by_their_labels() {
+    let cluster = StandIn::start().await;
+    for node in ["n1", "n2", "n3"] {
+        cluster.agent(node, named(node));
+    }
+    cluster.wants_agents(5);
+    let access = Access {
+        labels: Some("zone=a".to_owned()),
+        ..cluster.access()
+    };
+    let refused = access.clone().connect().await.expect("a kubeconfig");
+    let failure = refused.fleet().await.expect_err("nodes may not be listed");
+    assert_eq!(
+        (failure.code, failure.what.as_str()),
+        ("PC4006", "you may not list nodes")
+    );
+    assert!(failure.do_.contains("--node"), "{}", failure.do_);
+    let (a, b): (&[_], &[_]) = (&[("zone", "a")], &[("zone", "b")]);
+    cluster.nodes(&[("n1", a), ("n2", b), ("n3", a), ("n4", a), ("n5", b)]);
+    let chosen = access.clone().connect().await.expect("a kubeconfig");
+    assert_eq!(nodes(&chosen).await, ["n1", "n3"]);
+    let fleet = chosen.fleet().await.expect("there are agents");
+    let among = vec!["n4".to_owned()];
+    assert_eq!(fleet.missing, Missing { count: 1, among });
+    let nobody = Access {
+        labels: Some("zone=c".to_owned()),
+        ..access.clone()
+    };
+    let nobody = nobody.connect().await.expect("a kubeconfig");
+    let failure = nobody.fleet().await.expect_err("no node has them");
+    assert_eq!(failure.code, "PC4007");
+    // One node lacks an agent, n4 or n5: it may be that of zone b.
+    cluster.wants_agents(4);
+    let both = Access {
+        labels: Some("zone=b".to_owned()),
+        ..access
+    };
+    let both = both.connect().await.expect("a kubeconfig");
+    let fleet = both.fleet().await.expect("there are agents");
+    assert_eq!((fleet.missing.count, fleet.missing.among.len()), (1, 1));
 }

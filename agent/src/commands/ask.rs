@@ -34,7 +34,8 @@ pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
         Ask::Status(arguments) => ask_status(arguments, plugin, out),
         Ask::Explain(arguments) => ask_explain(arguments, plugin, out),
         Ask::Wait(mut arguments) => {
-            let place = place(plugin, std::mem::take(&mut arguments.place))?;
+            let cluster = plugin || arguments.selector.is_some();
+            let place = place(cluster, std::mem::take(&mut arguments.place))?;
             runtime()?.block_on(wait::wait(&arguments, place))?;
             Ok(exit::DONE)
         }
@@ -90,7 +91,8 @@ fn ask_status(arguments: StatusArgs, plugin: bool, out: &mut dyn Write) -> Resul
         StatusOutput::Name => status::Form::Name,
     };
     let limit = arguments.patience.timeout;
-    match place(plugin, arguments.place)? {
+    let cluster = plugin || arguments.selector.is_some();
+    match place(cluster, arguments.place)?.labelled(arguments.selector) {
         Place::Here(socket) => {
             let asked = client::ask::<NodeStatus>(&socket, "/v1/status");
             let answer = runtime()?.block_on(in_time(limit, asked))?;
@@ -262,7 +264,9 @@ fn show<T: Document>(
         variable: "PORTCULLIS_BPFFS",
         default: "/sys/fs/bpf/portcullis",
     };
-    let access = match Place::of(plugin, arguments.cluster, &local)? {
+    let cluster = plugin || arguments.selector.is_some();
+    let place = Place::of(cluster, arguments.cluster, &local)?;
+    let access = match place.labelled(arguments.selector) {
         Place::Here(bpffs) => {
             let document = here(&bpffs)?;
             let text = if json {
@@ -328,7 +332,9 @@ where
 {
     let cluster: Cluster = access.connect().await?;
     let fleet = in_time(limit, cluster.fleet()).await?;
-    let asked = cluster.each(&fleet.agents, limit, question).await;
+    let asked = cluster
+        .each(&fleet.agents, limit, |_, line| question(line))
+        .await;
     let refused = asked.iter().find_map(|(_, answer)| {
         let failure = answer.as_ref().err()?;
         (failure.code == "PC4006").then(|| failure.clone())

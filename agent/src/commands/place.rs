@@ -1,6 +1,6 @@
 //! Whom a command asks: the agent of this node, by its socket, or those of a cluster. In this order:
 //! 1. called as `kubectl portcullis`: the cluster's;
-//! 2. `--context`, `--kubeconfig`, `--as`, `--as-group`, `--node` or `--agent-namespace` given: the cluster's;
+//! 2. `--context`, `--kubeconfig`, `--as`, `--as-group`, `--node`, `--agent-namespace` or `--selector` given: the cluster's;
 //! 3. else this node's.
 //!
 //! Never by what happens to be on the machine: the same words mean the same everywhere.
@@ -37,7 +37,7 @@ pub struct Local<'a> {
 }
 
 impl Place {
-    /// The place that was meant.
+    /// The place that was meant; `plugin` also stands for options of single verbs that only a cluster has an answer to.
     pub fn of(plugin: bool, cluster: ClusterArgs, local: &Local<'_>) -> Result<Self, Failure> {
         let ClusterArgs {
             kubeconfig,
@@ -70,6 +70,7 @@ impl Place {
                 context,
                 namespace: agent_namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
                 nodes,
+                labels: None,
                 as_whom: AsWhom {
                     user: as_user,
                     groups: as_groups,
@@ -83,6 +84,15 @@ impl Place {
                 .map_or_else(|| PathBuf::from(local.default), PathBuf::from),
         };
         Ok(Self::Here(path))
+    }
+
+    /// Of a cluster, only the nodes with these labels.
+    #[must_use]
+    pub fn labelled(self, labels: Option<String>) -> Self {
+        match self {
+            Self::Cluster(access) => Self::Cluster(Access { labels, ..access }),
+            here @ Self::Here(_) => here,
+        }
     }
 }
 
@@ -130,6 +140,7 @@ mod tests {
                 context: None,
                 namespace: "portcullis".to_owned(),
                 nodes,
+                labels: None,
                 as_whom: AsWhom::default(),
             };
             assert_eq!(place(plugin, None, cluster), Ok(Place::Cluster(expected)));

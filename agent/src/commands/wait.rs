@@ -1,7 +1,9 @@
-//! `portcullis wait`: ends when something is in force, or when time is up.
+//! `portcullis wait`: ends when something is in force, or when time is up. Pods by labels are in `wait::selected`.
 //!
 //! Agents that go away meanwhile are asked again, also their successors: a rollout is no reason to give up. What an agent has not been told of yet
 //! it cannot wait for; the API server tells it of a new object within milliseconds.
+
+mod selected;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +34,16 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Waits for what was typed.
 pub async fn wait(arguments: &WaitArgs, place: Place) -> Result<()> {
     let deadline = Instant::now() + arguments.timeout;
+    if let Some(labels) = &arguments.selector {
+        let Place::Cluster(access) = place else {
+            unreachable!("labels are the API server's to read");
+        };
+        let cluster = access.connect().await?;
+        let namespace = arguments.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| cluster.default_namespace.clone());
+        selected::all_ready(&cluster, &namespace, labels, deadline).await?;
+        return Ok(());
+    }
     match (&arguments.pod, place) {
         (None, Place::Here(socket)) => {
             client::wait_synced(&socket, arguments.timeout).await?;
@@ -68,7 +80,7 @@ async fn all_synced(cluster: &Cluster, deadline: Instant) -> Result<(), Failure>
             .filter(|agent| !done.contains(&agent.node));
         let hold = HOLD.min(deadline.saturating_duration_since(Instant::now()));
         let asked = cluster
-            .each(left, hold, |mut line| async move {
+            .each(left, hold, |_, mut line| async move {
                 line.call(Method::POST, "/v1/synced").await?;
                 Ok(())
             })

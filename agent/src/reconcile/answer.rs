@@ -45,6 +45,7 @@ impl Node {
             kind: "PodStatus".to_owned(),
             node: self.world.node().to_owned(),
             pod: format!("{namespace}/{name}"),
+            uid: pod.map(|pod| pod.workload.uid.clone()),
             runs_on: runs_on.map(ToString::to_string),
             ready: missing.is_none(),
             missing,
