@@ -142,6 +142,9 @@ pub struct StatusArgs {
     /// Every endpoint too
     #[arg(long, short)]
     pub verbose: bool,
+    /// Go on, and print the rows that change; with -o json or yaml the whole again, one document a line or behind `---`
+    #[arg(long, short, conflicts_with = "verbose")]
+    pub watch: bool,
     /// Only nodes with these labels (KEY=VALUE,...); you need the right to list nodes
     #[arg(long, short = 'l', value_name = "LABELS")]
     pub selector: Option<String>,
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn options_are_spelled_as_kubectl_spells_them() {
         for line in [
-            "portcullis status -l zone=a --as eve --as-group ops --as-group dev",
+            "portcullis status -w -l zone=a --as eve --as-group ops --as-group dev",
             "portcullis wait -l app=web -n shop --timeout 1m",
             "portcullis bpf maps -l zone=a --context prod",
         ] {
@@ -311,6 +314,7 @@ mod tests {
             "portcullis wait pod/web --synced",
             "portcullis wait pod/web -l app=web",
             "portcullis wait -l app=web --synced",
+            "portcullis status -w --verbose",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

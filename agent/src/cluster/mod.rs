@@ -10,6 +10,7 @@
 mod access;
 mod carry;
 mod fleet;
+mod lines;
 mod pod;
 mod refusal;
 mod selected;
@@ -24,12 +25,13 @@ use futures::stream::{self, StreamExt as _};
 
 pub use access::{Access, AsWhom, Cluster};
 pub use fleet::{Agent, Fleet, Missing};
+pub use lines::Lines;
 pub use selected::Selected;
 
 use crate::client::Line;
 use crate::failure::Failure;
 
-/// Agents that are asked at the same time. Each costs the API server and a kubelet an exec.
+/// Agents that are asked at the same time. Each costs the API server and a kubelet an exec, unless its line is open.
 const AT_A_TIME: usize = 32;
 
 /// An agent's node, and what came of asking it.
@@ -75,12 +77,16 @@ impl Cluster {
         };
         match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure::new(
-                "PC4003",
-                format!("the agent on {} did not answer in time", agent.node),
-                format!("nothing came from pod {} within {limit:?}", agent.pod),
-                "raise --timeout, or see whether the node answers at all",
-            )),
+            Err(_) => Err(Self::late(agent, limit)),
         }
+    }
+
+    fn late(agent: &Agent, limit: Duration) -> Failure {
+        Failure::new(
+            "PC4003",
+            format!("the agent on {} did not answer in time", agent.node),
+            format!("nothing came from pod {} within {limit:?}", agent.pod),
+            "raise --timeout, or see whether the node answers at all",
+        )
     }
 }

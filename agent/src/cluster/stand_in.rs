@@ -227,10 +227,8 @@ async fn serve(State(shared): State<Arc<Shared>>, mut request: Request) -> Respo
     let Some(objects) = objects.get(uri.path()) else {
         return refuse(403, &format!("{} is forbidden", uri.path()));
     };
-    let selector = uri.query().unwrap_or_default().split('&');
-    let selector = selector
-        .filter_map(|part| part.strip_prefix("labelSelector="))
-        .next();
+    let mut query = uri.query().unwrap_or_default().split('&');
+    let selector = query.find_map(|part| part.strip_prefix("labelSelector="));
     let selector = selector
         .unwrap_or_default()
         .replace("%3D", "=")

@@ -22,11 +22,14 @@ use crate::cli::{
 use crate::client::{self, ClientError, Line};
 use crate::cluster::{Access, Agent, Asked, Cluster, Fleet};
 use crate::failure::{self, Failure, exit};
-use crate::pipe::UnlessClosed;
+use crate::pipe::{self, UnlessClosed};
 use crate::report::NodeStatus;
 
 /// Entries of a map that each node of a cluster sends.
 const MOST_ENTRIES: usize = 10_000;
+
+/// Between two rounds of `status --watch`.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(2);
 
 /// Asks what was typed; `plugin` if it was typed as `kubectl portcullis`.
 pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
@@ -92,7 +95,16 @@ fn ask_status(arguments: StatusArgs, plugin: bool, out: &mut dyn Write) -> Resul
     };
     let limit = arguments.patience.timeout;
     let cluster = plugin || arguments.selector.is_some();
-    match place(cluster, arguments.place)?.labelled(arguments.selector) {
+    let place = place(cluster, arguments.place)?.labelled(arguments.selector);
+    if arguments.watch {
+        let pace = status::Pace {
+            every: BETWEEN_ROUNDS,
+            limit,
+        };
+        let is_abandoned = || pipe::is_abandoned(std::io::stdout());
+        return runtime()?.block_on(status::watch(place, pace, detail, form, is_abandoned, out));
+    }
+    match place {
         Place::Here(socket) => {
             let asked = client::ask::<NodeStatus>(&socket, "/v1/status");
             let answer = runtime()?.block_on(in_time(limit, asked))?;

@@ -1,8 +1,9 @@
 //! `portcullis status`: one line for the node, what is wrong with it, and with `--verbose` every endpoint.
 //!
-//! It reads the agent's own [`NodeStatus`] and adds nothing to it. Of many nodes, `nodes` makes one table.
+//! It reads the agent's own [`NodeStatus`] and adds nothing to it. Of many nodes, `nodes` makes one table; `watch` goes on with it.
 
 mod nodes;
+mod watch;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -14,6 +15,7 @@ use crate::failure::exit;
 use crate::report::{EndpointStatus, NodeStatus};
 
 pub use nodes::print_all;
+pub use watch::{Pace, watch};
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

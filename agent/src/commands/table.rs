@@ -30,6 +30,18 @@ impl Table {
         self.rows.push(row.collect());
     }
 
+    /// The rows from `first` on, for a table that goes on: columns are as wide as `widths`, which grow with what is printed.
+    #[must_use]
+    pub fn rows_from(&self, first: usize, widths: &mut Vec<usize>) -> String {
+        let own = self.widths();
+        widths.resize(own.len().max(widths.len()), 0);
+        for (width, own) in widths.iter_mut().zip(own) {
+            *width = own.max(*width);
+        }
+        let rows = self.rows.iter().skip(first);
+        rows.map(|row| line(row, widths) + "\n").collect()
+    }
+
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -44,14 +56,18 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
         for row in &self.rows {
-            let cells = row.iter().zip(&widths);
-            let line: Vec<String> = cells
-                .map(|(cell, width)| format!("{cell:<width$}"))
-                .collect();
-            writeln!(f, "{}", line.join("  ").trim_end())?;
+            writeln!(f, "{}", line(row, &widths))?;
         }
         Ok(())
     }
+}
+
+fn line(row: &[String], widths: &[usize]) -> String {
+    let cells = row.iter().zip(widths);
+    let cells: Vec<String> = cells
+        .map(|(cell, width)| format!("{cell:<width$}"))
+        .collect();
+    cells.join("  ").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -65,5 +81,19 @@ mod tests {
         table.push(["b".to_owned(), "no".to_owned(), "é".to_owned()]);
         let expected = "NODE         READY  X\na-long-node  yes    <none>\nb            no     é\n";
         assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn a_table_that_goes_on_keeps_its_columns() {
+        let table = |cells: [&str; 2]| {
+            let mut table = Table::new(&["NODE", "READY"]);
+            table.push(cells.map(str::to_owned));
+            table
+        };
+        let mut widths = Vec::new();
+        let first = table(["a-long-node", "yes"]).rows_from(0, &mut widths);
+        assert_eq!(first, "NODE         READY\na-long-node  yes\n");
+        let next = table(["b", "no"]).rows_from(1, &mut widths);
+        assert_eq!(next, "b            no\n");
     }
 }

@@ -53,50 +53,74 @@ fn named(missing: &Missing) -> &[String] {
     }
 }
 
-fn text(asked: &[Asked<NodeStatus>], missing: &Missing, detail: Detail, wide: bool) -> String {
-    let mut table = table(wide);
-    for (node, answer) in asked {
-        match answer {
-            Ok(status) => table.push(cells(status, wide)),
-            Err(_) => table.push(silent(node, wide)),
-        }
+/// A node's row, and what is wrong there, a line each with the node's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) cells: Vec<String>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Row {
+    pub(super) fn node(&self) -> &str {
+        &self.cells[0]
     }
-    for node in named(missing) {
-        table.push(silent(node, wide));
+}
+
+/// A row for each node that was asked, and for each that is known to have no agent.
+pub(super) fn rows(asked: &[Asked<NodeStatus>], missing: &Missing, wide: bool) -> Vec<Row> {
+    let answered = asked.iter().map(|(node, answer)| match answer {
+        Ok(status) => {
+            let problems = problems(status).into_iter();
+            Row {
+                cells: cells(status, wide),
+                problems: problems
+                    .map(|problem| format!("{node}: {problem}"))
+                    .collect(),
+            }
+        }
+        Err(failure) => Row {
+            cells: silent(node, wide),
+            problems: vec![format!(
+                "{node}: {} {}: {}",
+                failure.code, failure.what, failure.why
+            )],
+        },
+    });
+    let without = named(missing).iter().map(|node| Row {
+        cells: silent(node, wide),
+        problems: vec![format!("{node}: no agent runs here")],
+    });
+    answered.chain(without).collect()
+}
+
+/// What is known of nodes without an agent that have no row.
+pub(super) fn without_row(missing: &Missing) -> Option<String> {
+    if missing.count <= named(missing).len() {
+        return None;
+    }
+    Some(match missing.among.as_slice() {
+        [] => format!("nodes without an agent: {}", missing.count),
+        among => format!(
+            "nodes without an agent: {} of {}",
+            missing.count,
+            among.join(" ")
+        ),
+    })
+}
+
+fn text(asked: &[Asked<NodeStatus>], missing: &Missing, detail: Detail, wide: bool) -> String {
+    let rows = rows(asked, missing, wide);
+    let mut table = table(wide);
+    for row in &rows {
+        table.push(row.cells.clone());
     }
     let mut text = table.to_string();
     if detail == Detail::Brief {
         return text;
     }
-    for (node, answer) in asked {
-        match answer {
-            Ok(status) => {
-                for problem in problems(status) {
-                    let _ = writeln!(text, "! {node}: {problem}");
-                }
-            }
-            Err(failure) => {
-                let _ = writeln!(
-                    text,
-                    "! {node}: {} {}: {}",
-                    failure.code, failure.what, failure.why
-                );
-            }
-        }
-    }
-    for node in named(missing) {
-        let _ = writeln!(text, "! {node}: no agent runs here");
-    }
-    if missing.count > named(missing).len() {
-        let _ = match missing.among.as_slice() {
-            [] => writeln!(text, "! nodes without an agent: {}", missing.count),
-            among => writeln!(
-                text,
-                "! nodes without an agent: {} of {}",
-                missing.count,
-                among.join(" ")
-            ),
-        };
+    let problems = rows.iter().flat_map(|row| &row.problems);
+    for problem in problems.chain(&without_row(missing)) {
+        let _ = writeln!(text, "! {problem}");
     }
     if detail == Detail::Verbose {
         for (node, answer) in asked {
@@ -118,7 +142,7 @@ fn silent(node: &str, wide: bool) -> Vec<String> {
     cells
 }
 
-fn list(asked: &[Asked<NodeStatus>], missing: &Missing) -> Result<Value> {
+pub(super) fn list(asked: &[Asked<NodeStatus>], missing: &Missing) -> Result<Value> {
     let mut items = Vec::new();
     let mut failures = Vec::new();
     for (node, answer) in asked {
