@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! Batch of Change --apply--> World --snapshot--> policy::model::World (compiler)
+//!                              |  \--services---> Services (explain)
 //! CNI records -----local---/       \--refused, feeds, counts, service_addresses (status, dataplane)
 //! ```
 //! Output is a function of what is true now, not of the way there: any order of the same changes ends in the same snapshot. No I/O, no clock (times
 //! come in), no lock: one task owns it and hands out snapshots. Snapshots share their records; taking one copies nothing, and the next change copies
 //! the maps only while an old snapshot is still held.
 
+mod backends;
 mod local;
 mod pods;
 mod services;
@@ -21,10 +23,11 @@ use std::time::SystemTime;
 use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
 
 use self::pods::Pods;
-pub use services::ServiceAddress;
+pub use backends::{Backends, Lacks, WantedPort};
+pub use services::{ServiceAddress, Services};
 pub use status::{Counts, Feed, Refusal};
 
-use crate::kube::{Change, EndpointSlice, Entry, Key, Kind, Object, Pod, Problem, Service};
+use crate::kube::{Change, Entry, Key, Kind, Object, Pod, Problem};
 
 /// Namespace and name.
 type Name = (String, String);
@@ -36,8 +39,7 @@ pub struct World {
     pods: Pods,
     /// Pods bound to this node, by uid.
     local: BTreeMap<String, Name>,
-    services: BTreeMap<Name, Service>,
-    slices: BTreeMap<Name, EndpointSlice>,
+    services: Arc<Services>,
     refused: BTreeMap<Key, Refusal>,
     feeds: BTreeMap<Kind, Feed>,
     /// Addresses of local pods as the CNI gave them, by uid.
@@ -56,8 +58,7 @@ impl World {
             }),
             pods: Pods::default(),
             local: BTreeMap::new(),
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
+            services: Arc::default(),
             refused: BTreeMap::new(),
             feeds: Kind::FED.map(|kind| (kind, Feed::default())).into(),
             cni_addresses: BTreeMap::new(),
@@ -100,6 +101,12 @@ impl World {
     #[must_use]
     pub fn snapshot(&self) -> Arc<model::World> {
         Arc::clone(&self.model)
+    }
+
+    /// Services and their backends. Cheap.
+    #[must_use]
+    pub fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.services)
     }
 
     /// Grows with every change that [`World::apply`] reported.
@@ -147,8 +154,9 @@ impl World {
             pods: self.pods.len(),
             local_pods: self.local.len(),
             policies: self.model.policies.len(),
-            services: self.services.len(),
+            services: self.services.services.len(),
             ready_backends: self
+                .services
                 .slices
                 .values()
                 .flat_map(|slice| &slice.endpoints)
@@ -190,8 +198,20 @@ impl World {
                 }
             }
             Object::Pod(pod) => self.put_pod(name_of(key), pod),
-            Object::Service(service) => replace(&mut self.services, name_of(key), service),
-            Object::EndpointSlice(slice) => replace(&mut self.slices, name_of(key), slice),
+            Object::Service(service) => {
+                let name = name_of(key);
+                self.services.services.get(&name).map(|known| &**known) != Some(&service) && {
+                    self.services_mut().services.insert(name, Arc::new(service));
+                    true
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                let name = name_of(key);
+                self.services.slices.get(&name).map(|known| &**known) != Some(&slice) && {
+                    self.services_mut().slices.insert(name, Arc::new(slice));
+                    true
+                }
+            }
         }
     }
 
@@ -276,8 +296,8 @@ impl World {
             Kind::Namespace => self.model.namespaces.keys().map(plain).collect(),
             Kind::Node => self.model.nodes.keys().map(plain).collect(),
             Kind::Pod => self.pods.names().map(|name| namespaced(&name)).collect(),
-            Kind::Service => self.services.keys().map(namespaced).collect(),
-            Kind::EndpointSlice => self.slices.keys().map(namespaced).collect(),
+            Kind::Service => self.services.services.keys().map(namespaced).collect(),
+            Kind::EndpointSlice => self.services.slices.keys().map(namespaced).collect(),
             Kind::NetworkPolicy => self
                 .model
                 .policies
@@ -316,8 +336,16 @@ impl World {
                     && self.model_mut().policies.remove(&policy).is_some()
             }
             Kind::Pod => self.forget_pod(&name_of(key.clone())),
-            Kind::Service => self.services.remove(&name_of(key.clone())).is_some(),
-            Kind::EndpointSlice => self.slices.remove(&name_of(key.clone())).is_some(),
+            Kind::Service => {
+                let name = name_of(key.clone());
+                self.services.services.contains_key(&name)
+                    && self.services_mut().services.remove(&name).is_some()
+            }
+            Kind::EndpointSlice => {
+                let name = name_of(key.clone());
+                self.services.slices.contains_key(&name)
+                    && self.services_mut().slices.remove(&name).is_some()
+            }
             Kind::Document => false,
         }
     }
@@ -361,18 +389,14 @@ impl World {
     fn model_mut(&mut self) -> &mut model::World {
         Arc::make_mut(&mut self.model)
     }
+
+    fn services_mut(&mut self) -> &mut Services {
+        Arc::make_mut(&mut self.services)
+    }
 }
 
 fn name_of(key: Key) -> Name {
     (key.namespace.unwrap_or_default(), key.name)
-}
-
-fn replace<T: PartialEq>(map: &mut BTreeMap<Name, T>, name: Name, value: T) -> bool {
-    if map.get(&name) == Some(&value) {
-        return false;
-    }
-    map.insert(name, value);
-    true
 }
 
 #[cfg(test)]

@@ -78,16 +78,27 @@ impl<'w> Explainer<'w> {
         self.answer(probe, true)
     }
 
+    /// One side alone, in steps: for whoever answers for some nodes only.
+    pub fn side_in_steps(&mut self, probe: &ResolvedProbe, direction: Direction) -> Side {
+        self.side(probe, direction, true)
+    }
+
     fn answer(&mut self, probe: &ResolvedProbe, steps: bool) -> Explanation {
-        let egress = match &probe.src.owner {
-            Owner::Pod(pod) => self.egress(probe, pod, steps),
-            Owner::Node(_) | Owner::Address => Side::none(&probe.src),
-        };
-        let ingress = match &probe.dst.owner {
-            Owner::Pod(pod) => self.ingress(probe, pod, steps),
-            Owner::Node(_) | Owner::Address => Side::none(&probe.dst),
-        };
+        let egress = self.side(probe, Direction::Egress, steps);
+        let ingress = self.side(probe, Direction::Ingress, steps);
         Explanation::of(probe.id.clone(), egress, ingress)
+    }
+
+    fn side(&mut self, probe: &ResolvedProbe, direction: Direction, steps: bool) -> Side {
+        let end = match direction {
+            Direction::Egress => &probe.src,
+            Direction::Ingress => &probe.dst,
+        };
+        match (&end.owner, direction) {
+            (Owner::Pod(pod), Direction::Egress) => self.egress(probe, pod, steps),
+            (Owner::Pod(pod), Direction::Ingress) => self.ingress(probe, pod, steps),
+            (Owner::Node(_) | Owner::Address, _) => Side::none(end),
+        }
     }
 
     fn egress(&mut self, probe: &ResolvedProbe, pod: &Workload, steps: bool) -> Side {

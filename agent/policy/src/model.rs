@@ -84,7 +84,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// IANA protocol number.
+/// IANA protocol number; prints as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);
 
@@ -99,6 +99,19 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TCP => f.write_str("tcp"),
+            Self::UDP => f.write_str("udp"),
+            Self::SCTP => f.write_str("sctp"),
+            Self::ICMP => f.write_str("icmp"),
+            Self::ICMPV6 => f.write_str("icmpv6"),
+            Self(number) => write!(f, "protocol {number}"),
+        }
+    }
 }
 
 /// A group of policies that is walked as one; low orders first.

@@ -288,6 +288,11 @@ impl<'w> Resolver<'w> {
         Ok(resolved)
     }
 
+    /// The addresses of an end as a probe writes it, best first.
+    pub fn addresses(&self, end: &str) -> Result<Vec<IpAddr>, Problem> {
+        self.end(end).map(|(_, addresses)| addresses)
+    }
+
     fn end(&self, text: &str) -> Result<Candidates, Problem> {
         if let Some(address) = text.strip_prefix("ip:") {
             // A mapped address is IPv4 on the wire (policy-spec A8).

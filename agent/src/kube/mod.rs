@@ -18,7 +18,8 @@ pub mod watch;
 use std::time::Instant;
 
 pub use object::{
-    EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, SliceEndpoint, SlicePort,
+    EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, ServicePort, SliceEndpoint,
+    SlicePort, Way,
 };
 pub use problem::{Problem, Reason};
 

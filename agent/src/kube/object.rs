@@ -152,15 +152,40 @@ pub struct HostPort {
     pub protocol: Protocol,
 }
 
-/// A Service as far as address translation goes; headless ones have no addresses.
+/// A Service: where the node translates for it, and what `explain` asks of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Cluster, external and load balancer addresses.
+    /// How clients get behind it.
+    pub way: Way,
+    /// Cluster, external and load balancer addresses; none for those that are not translated.
     pub addresses: Vec<IpAddr>,
-    /// `ports[].port`, reachable on each of `addresses`.
-    pub ports: Vec<(u16, Protocol)>,
+    /// `ports`, reachable on each of `addresses`.
+    pub ports: Vec<ServicePort>,
     /// `ports[].nodePort`, reachable on every address of every node.
     pub node_ports: Vec<(u16, Protocol)>,
+}
+
+/// How clients of a Service get to its backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// By an address that the node translates.
+    #[default]
+    Translated,
+    /// By the backends' own addresses (`clusterIP: None`).
+    Headless,
+    /// By a name that leads somewhere else (`type: ExternalName`).
+    External,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`; empty if it has none.
+    pub name: Box<str>,
+    /// `port`.
+    pub number: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
 }
 
 /// A slice of a Service's endpoints.

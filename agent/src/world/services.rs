@@ -2,11 +2,19 @@
 //!
 //! A packet to one of these is judged behind the translation (design 1, "why deferred"). Headless and `ExternalName` Services translate nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::World;
-use crate::kube::Pod;
+use super::{Name, World};
+use crate::kube::{EndpointSlice, Pod, Service};
+
+/// All Services, and the slices that say what is behind them.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    pub(super) services: BTreeMap<Name, Arc<Service>>,
+    pub(super) slices: BTreeMap<Name, Arc<EndpointSlice>>,
+}
 
 /// One destination that the node may translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,12 +38,12 @@ impl World {
             node.extend(&own.addresses);
         }
         let mut all = BTreeSet::new();
-        for service in self.services.values() {
-            for (port, protocol) in &service.ports {
+        for service in self.services.services.values() {
+            for port in &service.ports {
                 let entry = |address| ServiceAddress {
                     address,
-                    port: *port,
-                    protocol: protocol.0,
+                    port: port.number,
+                    protocol: port.protocol.0,
                 };
                 all.extend(service.addresses.iter().copied().map(entry));
             }
@@ -72,7 +80,7 @@ mod tests {
     use portcullis_policy::model::{Labels, Node, Protocol};
 
     use super::*;
-    use crate::kube::{HostPort, Object, Service};
+    use crate::kube::{HostPort, Object, Service, ServicePort};
     use crate::world::tests::{apply, ip, pod};
 
     #[test]
@@ -94,17 +102,23 @@ mod tests {
                 addresses: vec![ip("192.0.2.2")],
             }),
         );
+        let port = |number| ServicePort {
+            name: Box::default(),
+            number,
+            protocol: Protocol::TCP,
+        };
         let service = Service {
             addresses: vec![ip("10.96.0.1"), ip("fd96::1")],
-            ports: vec![(80, Protocol::TCP)],
+            ports: vec![port(80)],
             node_ports: vec![(30080, Protocol::TCP)],
+            ..Service::default()
         };
         apply(&mut world, "s", Object::Service(service));
         apply(
             &mut world,
             "headless",
             Object::Service(Service {
-                ports: vec![(81, Protocol::TCP)],
+                ports: vec![port(81)],
                 ..Service::default()
             }),
         );

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use portcullis_policy::model::Labels;
 
 use super::*;
-use crate::kube::{Reason, SliceEndpoint, Trouble};
+use crate::kube::{EndpointSlice, Reason, SliceEndpoint, Trouble};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 

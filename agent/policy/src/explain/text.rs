@@ -139,7 +139,7 @@ pub(super) fn rule(rule: &Rule, direction: Direction) -> String {
 pub(super) fn why_not(missed: &[Missed], probe: &ResolvedProbe, other: &End) -> String {
     let parts = missed.iter().map(|missed| match missed {
         Missed::Peer => format!("peer is {}", who(other)),
-        Missed::Protocol => format!("protocol is {}", protocol(Protocol(probe.protocol))),
+        Missed::Protocol => format!("protocol is {}", Protocol(probe.protocol)),
         Missed::Port => format!("port is {}", probe.dst_port),
     });
     parts.collect::<Vec<_>>().join(", ")
@@ -199,22 +199,11 @@ fn labels(selector: &LabelSelector) -> String {
 }
 
 fn port(port: &Port) -> String {
-    let name = protocol(port.protocol);
+    let name = port.protocol;
     match &port.port {
         PortMatch::All => format!("any/{name}"),
         PortMatch::Range(first, last) if first == last => format!("{first}/{name}"),
         PortMatch::Range(first, last) => format!("{first}-{last}/{name}"),
         PortMatch::Named(named) => format!("{named}/{name}"),
-    }
-}
-
-fn protocol(protocol: Protocol) -> String {
-    match protocol {
-        Protocol::TCP => "tcp".to_owned(),
-        Protocol::UDP => "udp".to_owned(),
-        Protocol::SCTP => "sctp".to_owned(),
-        Protocol::ICMP => "icmp".to_owned(),
-        Protocol::ICMPV6 => "icmpv6".to_owned(),
-        Protocol(number) => format!("protocol {number}"),
     }
 }

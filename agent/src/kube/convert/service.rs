@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::field::{self, Fields, Path};
-use crate::kube::object::Service;
+use crate::kube::object::{Service, ServicePort, Way};
 use crate::kube::problem::{Problem, Problems};
 
 pub(super) fn convert(fields: &Fields, problems: &mut Problems) -> Service {
@@ -27,9 +27,14 @@ fn spec(fields: &Fields, problems: &mut Problems, service: &mut Service) -> Resu
     };
     // ExternalName is a DNS answer: nothing is translated.
     if field::string(spec, "type", &path)? == Some("ExternalName") {
+        service.way = Way::External;
         return Ok(());
     }
     let cluster = field::list(spec, "clusterIPs", &path)?;
+    let first = cluster.first().or_else(|| field::value(spec, "clusterIP"));
+    if first.is_some_and(|address| address == "None") {
+        service.way = Way::Headless;
+    }
     if cluster.is_empty() {
         if let Some(value) = field::value(spec, "clusterIP") {
             service.addresses.extend(
@@ -55,9 +60,15 @@ fn spec(fields: &Fields, problems: &mut Problems, service: &mut Service) -> Resu
             let item = field::as_object(item, &path)?;
             let protocol = field::protocol(item, &path)?;
             if let Some(value) = field::value(item, "port") {
-                service
-                    .ports
-                    .push((field::port(value, &path.field("port"))?, protocol));
+                service.ports.push(ServicePort {
+                    // For people only: whatever it is, the port is translated.
+                    name: field::value(item, "name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .into(),
+                    number: field::port(value, &path.field("port"))?,
+                    protocol,
+                });
             }
             // 0 asks the API server for a number; a file shows it as written.
             if let Some(value) =

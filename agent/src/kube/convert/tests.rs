@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use portcullis_policy::model::{NamedPort, Protocol};
 
 use super::*;
-use crate::kube::{HostPort, Pod, Service};
+use crate::kube::{HostPort, Pod, Service, ServicePort, Way};
 
 fn value(yaml: &str) -> Value {
     let options = serde_saphyr::options! { strict_booleans: true };
@@ -325,7 +325,7 @@ fn service(yaml: &str) -> Service {
 fn services_list_every_address_they_are_translated_at() {
     let full = service(
         "spec: {type: LoadBalancer, clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd96::1'], externalIPs: [198.51.100.7], \
-         ports: [{port: 80, nodePort: 30080}, {port: 53, protocol: UDP, nodePort: 0}], healthCheckNodePort: 32000}\n\
+         ports: [{name: http, port: 80, nodePort: 30080}, {port: 53, protocol: UDP, nodePort: 0}], healthCheckNodePort: 32000}\n\
          status: {loadBalancer: {ingress: [{ip: 203.0.113.5}, {hostname: lb.example}]}}",
     );
     assert_eq!(
@@ -337,7 +337,13 @@ fn services_list_every_address_they_are_translated_at() {
             ip("fd96::1")
         ]
     );
-    assert_eq!(full.ports, [(80, Protocol::TCP), (53, Protocol::UDP)]);
+    let port = |name: &str, number, protocol| ServicePort {
+        name: name.into(),
+        number,
+        protocol,
+    };
+    let (http, dns) = (port("http", 80, Protocol::TCP), port("", 53, Protocol::UDP));
+    assert_eq!(full.ports, [http, dns]);
     assert_eq!(full.node_ports, [(30080, Protocol::TCP)]);
     assert_eq!(
         service("spec: {clusterIP: None, ports: [{port: 80}]}").addresses,
@@ -357,8 +363,19 @@ fn services_list_every_address_they_are_translated_at() {
     );
     assert_eq!(
         service("spec: {type: ExternalName, externalName: x, externalIPs: [192.0.2.1]}"),
-        Service::default()
+        Service {
+            way: Way::External,
+            ..Service::default()
+        }
     );
+    for (spec, way) in [
+        ("{clusterIP: None}", Way::Headless),
+        ("{clusterIPs: [None]}", Way::Headless),
+        ("{clusterIP: ''}", Way::Translated),
+        ("{clusterIPs: [10.96.0.2]}", Way::Translated),
+    ] {
+        assert_eq!(service(&format!("spec: {spec}")).way, way, "{spec}");
+    }
 }
 
 #[test]
