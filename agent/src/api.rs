@@ -6,7 +6,7 @@
 //! | `GET /readyz` | 200 once every local endpoint is enforced, else 503 with what is missing |
 //! | `GET /metrics` | `OpenMetrics` text |
 //! | `GET /v1/status` | [`NodeStatus`] |
-//! | `GET /v1/explain?source=&destination=` | [`Answer`](crate::commands::explain::Answer): both sides of a connection, from this agent's objects |
+//! | `GET /v1/explain?source=&destination=&nodes=` | [`Said`](crate::commands::explain::Said): both sides of a connection, or of one to each backend of a Service, from this agent's objects |
 //! | `GET /v1/pods/NAMESPACE/NAME` | [`PodStatus`]: whether its policies are in force |
 //! | `GET /v1/bpf/progs`, `/v1/bpf/maps` | what is pinned |
 //! | `GET /v1/bpf/maps/NAME?raw=&limit=` | entries of a map |
@@ -206,13 +206,19 @@ async fn synced(State(context): State<Context>) -> Response {
 struct Ends {
     source: String,
     destination: String,
+    /// Of a Service's backends, judge only endpoints of these nodes; all if absent.
+    nodes: Option<String>,
 }
 
 async fn explain(State(context): State<Context>, Query(ends): Query<Ends>) -> Response {
     match put(&context, Request::View).await {
         Ok(view) => {
             work(&context, move |_| {
-                explain::answer(&view, &ends.source, &ends.destination)
+                let nodes = ends.nodes.as_deref().map(|nodes| {
+                    let names = nodes.split(',').filter(|name| !name.is_empty());
+                    names.map(str::to_owned).collect()
+                });
+                explain::answer(&view, &ends.source, &ends.destination, nodes.as_ref())
             })
             .await
         }

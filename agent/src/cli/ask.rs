@@ -186,12 +186,15 @@ pub enum Output {
 /// `portcullis explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Who opens the connection: NAMESPACE/POD, an IP address, node/NAME
+    /// Who opens the connection: NAMESPACE/POD, pod/NAME, an IP address, node/NAME, internet
     #[arg(required_unless_present = "probes")]
     pub source: Option<String>,
-    /// To whom, with :PORT[/PROTOCOL], or `metadata`
+    /// To whom: the same with :PORT[/PROTOCOL] or :icmp; svc/NAME or svc/NAMESPACE/NAME, with the port's number or name; or metadata
     #[arg(required_unless_present = "probes")]
     pub destination: Option<String>,
+    /// Namespace of pod/NAME and svc/NAME [default: the context's, else default]
+    #[arg(long, short)]
+    pub namespace: Option<String>,
     /// Ask no agent: answer from the YAML and JSON files of this directory
     #[arg(
         long,
@@ -202,7 +205,7 @@ pub struct ExplainArgs {
     )]
     pub manifests: Option<PathBuf>,
     /// With -f: a JSON list of probes; the answer is a JSON list
-    #[arg(long, value_name = "FILE", requires = "manifests", conflicts_with_all = ["source", "destination", "expect"])]
+    #[arg(long, value_name = "FILE", requires = "manifests", conflicts_with_all = ["source", "destination", "namespace", "expect"])]
     pub probes: Option<PathBuf>,
     /// With -f: pods of this service account may reach the metadata addresses (repeatable)
     #[arg(long, value_name = "NAMESPACE/SERVICEACCOUNT", requires = "manifests", value_parser = service_account)]

@@ -13,14 +13,14 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::bpf::{self, Document};
-use super::explain::{self, Answer, Question, Told};
+use super::explain::{self, Question, Said, Word};
 use super::place::{Local, Place};
 use super::{API_VERSION, status, wait};
 use crate::cli::{
     Ask, BpfArgs, BpfCommand, ExplainArgs, Output, PlaceArgs, StatusArgs, StatusOutput, Verdict,
 };
 use crate::client::{self, ClientError, Line};
-use crate::cluster::{Access, Agent, Asked, Cluster, Fleet};
+use crate::cluster::{Access, Asked, Cluster, Fleet};
 use crate::failure::{self, Failure, exit};
 use crate::pipe::{self, UnlessClosed};
 use crate::report::NodeStatus;
@@ -119,14 +119,17 @@ fn ask_status(arguments: StatusArgs, plugin: bool, out: &mut dyn Write) -> Resul
 }
 
 fn ask_explain(arguments: ExplainArgs, plugin: bool, out: &mut dyn Write) -> Result<u8> {
-    let question = Question {
-        source: arguments.source.as_deref().unwrap_or_default(),
-        destination: arguments.destination.as_deref().unwrap_or_default(),
-        expect: arguments.expect.map(|verdict| match verdict {
-            Verdict::Allow => portcullis_policy::explain::Verdict::Allow,
-            Verdict::Deny => portcullis_policy::explain::Verdict::Deny,
-        }),
-    };
+    let source = arguments.source.as_deref().unwrap_or_default();
+    let destination = arguments.destination.as_deref().unwrap_or_default();
+    let namespace = arguments.namespace.as_deref();
+    let qualified =
+        |default: &str| explain::qualified(source, destination, namespace.unwrap_or(default));
+    let expect = arguments.expect.map(|verdict| match verdict {
+        Verdict::Allow => portcullis_policy::explain::Verdict::Allow,
+        Verdict::Deny => portcullis_policy::explain::Verdict::Deny,
+    });
+    let ends = qualified("default");
+    let question = Question::new(&ends, expect);
     let json = arguments.output == Output::Json;
     if let Some(manifests) = &arguments.manifests {
         let objects = explain::Objects {
@@ -140,102 +143,25 @@ fn ask_explain(arguments: ExplainArgs, plugin: bool, out: &mut dyn Write) -> Res
             None => explain::explain(&question, &objects, json, out, &mut notes),
         };
     }
+    // What cannot be understood is wrong whatever the namespace, and needs no cluster.
     question.check()?;
     let limit = arguments.patience.timeout;
-    let told = match place(plugin, arguments.place)? {
+    match place(plugin, arguments.place)? {
         Place::Here(socket) => {
-            let path = explain::path(&question);
-            let asked = client::ask::<Answer>(&socket, &path);
-            Told::by(runtime()?.block_on(in_time(limit, asked))?)
+            let path = explain::path(&question, None);
+            let asked = client::ask::<Said>(&socket, &path);
+            let word = Word::by(runtime()?.block_on(in_time(limit, asked))?)?;
+            explain::print(&question, &word, json, out)
         }
-        Place::Cluster(access) => {
-            runtime()?.block_on(explain_by_agents(access, limit, &question))?
-        }
-    };
-    explain::print_told(&question, &told, json, out)
-}
-
-/// The word of both ends' agents; of any agent for an end that has none.
-async fn explain_by_agents(
-    access: Access,
-    limit: Duration,
-    question: &Question<'_>,
-) -> Result<Told, Failure> {
-    let cluster = access.connect().await?;
-    let fleet = in_time(limit, cluster.fleet()).await?;
-    let path = explain::path(question);
-    let one = |agent: &Agent| {
-        let agent = agent.clone();
-        let (cluster, path) = (&cluster, &path);
-        async move {
-            cluster
-                .one(&agent, limit, |mut line| async move {
-                    put::<Answer>(&mut line, path).await
-                })
-                .await
-        }
-    };
-    let mut silent: Vec<(String, Failure)> = Vec::new();
-    let mut first = None;
-    for agent in &fleet.agents {
-        match one(agent).await {
-            Ok(answer) => {
-                first = Some(answer);
-                break;
-            }
-            // Another one may answer.
-            Err(failure) if is_silence(&failure) => silent.push((agent.node.clone(), failure)),
-            Err(failure) => return Err(failure),
-        }
+        Place::Cluster(access) => runtime()?.block_on(async {
+            let cluster = access.connect().await?;
+            let ends = qualified(&cluster.default_namespace);
+            let question = Question::new(&ends, expect);
+            let fleet = in_time(limit, cluster.fleet()).await?;
+            let word = explain::gather(&cluster, &fleet, limit, &question).await?;
+            explain::print(&question, &word, json, out)
+        }),
     }
-    let Some(first) = first else {
-        let failure = silent.into_iter().next().map(|(_, failure)| failure);
-        return Err(failure.unwrap_or_else(nobody));
-    };
-    let end = |node: &Option<String>| {
-        let node = node.clone().filter(|node| *node != first.node);
-        let agent = node
-            .as_ref()
-            .and_then(|node| fleet.agents.iter().find(|agent| agent.node == *node));
-        let known = silent
-            .iter()
-            .find(|(silent, _)| Some(silent) == node.as_ref());
-        // Once is enough.
-        let known = known.map(|(_, failure)| failure.clone());
-        let asked = agent.filter(|_| known.is_none()).map(one);
-        async move {
-            match (node, asked) {
-                (None, _) => None,
-                (Some(node), Some(asked)) => Some((node, asked.await)),
-                (Some(node), None) => Some((node, Err(known.unwrap_or_else(nobody)))),
-            }
-        }
-    };
-    let (egress, ingress) = tokio::join!(end(&first.source.node), end(&first.destination.node));
-    let mut told = Told::by(first);
-    for (side, asked) in [(&mut told.egress, egress), (&mut told.ingress, ingress)] {
-        match asked {
-            None => {}
-            Some((_, Ok(answer))) => *side = answer,
-            // Both ends may be there.
-            Some((node, _)) if told.silent.iter().any(|(silent, _)| *silent == node) => {}
-            Some((node, Err(failure))) => told.silent.push((node, failure)),
-        }
-    }
-    Ok(told)
-}
-
-fn nobody() -> Failure {
-    Failure::new(
-        "PC4007",
-        "no agent could be asked",
-        "none runs there",
-        "see `kubectl portcullis status`",
-    )
-}
-
-fn is_silence(failure: &Failure) -> bool {
-    matches!(failure.code, "PC4002" | "PC4003")
 }
 
 fn ask_bpf(command: BpfCommand, plugin: bool, out: &mut dyn Write) -> Result<u8> {

@@ -3,10 +3,16 @@
 //! ```text
 //! directory --manifests::read--> World --snapshot--> Explainer <-- Resolver <-- probe file, or SOURCE DESTINATION
 //! ```
+//! Ends are read by `target`; `meant` finds what they are among the objects: two ends, or a source and each backend of a Service (`service`).
+//!
 //! A probe file's answer is one bare JSON list on `out`, in the file's order; what people should know besides goes to `notes` (stderr).
 
+mod gather;
+mod meant;
 mod online;
+mod service;
 mod target;
+mod told;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,15 +22,19 @@ use std::time::SystemTime;
 use anyhow::Result;
 use portcullis_policy::explain::{Explainer, Explanation, Options, Reason, Side, Verdict};
 use portcullis_policy::model;
-use portcullis_policy::probe::{Owner, Probe, ProbeError, ResolvedProbe, Resolver};
+use portcullis_policy::probe::{Probe, ProbeError, ResolvedProbe, Resolver};
 use serde::Serialize;
 
+use self::meant::{Meant, node};
+use self::service::ServiceTold;
 use super::API_VERSION;
 use crate::failure::{Failure, exit};
 use crate::kube::manifests;
 use crate::world::World;
 
-pub use online::{Answer, End, Told, answer, path, print_told};
+pub use gather::{Word, gather, print};
+pub use online::{Answer, Said, ServiceAnswer, answer, path};
+pub use target::qualified;
 
 /// Unanswerable probes that are named one by one.
 const NAMED: usize = 10;
@@ -40,10 +50,20 @@ pub struct Question<'a> {
     pub expect: Option<Verdict>,
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    /// A question about both ends, qualified.
+    #[must_use]
+    pub fn new((source, destination): &'a (String, String), expect: Option<Verdict>) -> Self {
+        Self {
+            source,
+            destination,
+            expect,
+        }
+    }
+
     /// Whether it can be understood at all, before anybody is asked.
     pub fn check(&self) -> Result<(), Failure> {
-        target::probe(self.source, self.destination).map(|_| ())
+        target::read(self.source, self.destination).map(|_| ())
     }
 
     fn exit_code(&self, verdict: Verdict) -> u8 {
@@ -80,7 +100,7 @@ struct Document<'a> {
     ingress: &'a Side,
     /// Who says so; empty where no agent was asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    agents: Vec<online::Witness>,
+    agents: Vec<told::Witness>,
 }
 
 impl<'a> Document<'a> {
@@ -106,7 +126,7 @@ pub fn explain_probes(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> Result<u8> {
-    let world = read_world(objects, notes)?;
+    let world = read_world(objects, notes)?.snapshot();
     let probes = read_probes(probes)?;
     let resolver = Resolver::new(&world);
     let mut resolved = Vec::new();
@@ -125,7 +145,7 @@ pub fn explain_probes(
     }
 }
 
-/// Answers one question, in words or as an `Explanation`; exit code 1 if the verdict is not the expected one.
+/// Answers one question, in words, as an `Explanation` or as a `ServiceExplanation`; exit code 1 if the verdict is not the expected one.
 pub fn explain(
     question: &Question<'_>,
     objects: &Objects<'_>,
@@ -133,10 +153,18 @@ pub fn explain(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> Result<u8> {
-    let probe = target::probe(question.source, question.destination)?;
+    let target = target::read(question.source, question.destination)?;
     let world = read_world(objects, notes)?;
-    let resolved = Resolver::new(&world).resolve(&probe)?;
-    let answer = Explainer::new(&world, options(objects)).explain_in_steps(&resolved);
+    let model = world.snapshot();
+    let mut explainer = Explainer::new(&model, options(objects));
+    let packet = match meant::meant(&model, &world.services(), &target)? {
+        Meant::Packet(packet) => packet,
+        Meant::Service(service, packets) => {
+            let told = ServiceTold::explained(&mut explainer, service, &packets);
+            return told.print(question, json, out);
+        }
+    };
+    let answer = explainer.explain_in_steps(&packet);
     let text = if json {
         serde_json::to_string_pretty(&Document::new(question, &answer))? + "\n"
     } else {
@@ -163,10 +191,7 @@ fn options(objects: &Objects<'_>) -> Options {
 }
 
 /// Objects of the directory as the agent would read them; what it would refuse is noted.
-fn read_world(
-    objects: &Objects<'_>,
-    notes: &mut dyn Write,
-) -> Result<std::sync::Arc<model::World>> {
+fn read_world(objects: &Objects<'_>, notes: &mut dyn Write) -> Result<World> {
     let mut world = World::new(objects.node.unwrap_or_default());
     world.apply_batch(manifests::read(objects.manifests)?, SystemTime::now());
     for (key, refusal) in world.refused() {
@@ -178,7 +203,7 @@ fn read_world(
         let problems: Vec<String> = refusal.problems.iter().map(ToString::to_string).collect();
         writeln!(notes, "! {key} {how}: {}", problems.join("; "))?;
     }
-    Ok(world.snapshot())
+    Ok(world)
 }
 
 fn read_probes(file: &Path) -> Result<Vec<Probe>> {
@@ -216,13 +241,6 @@ fn answers(
         .collect();
     answers.sort_by_key(|(index, _)| *index);
     answers.into_iter().map(|(_, answer)| answer).collect()
-}
-
-fn node(owner: &Owner) -> Option<&str> {
-    match owner {
-        Owner::Pod(pod) => pod.node.as_deref(),
-        Owner::Node(_) | Owner::Address => None,
-    }
 }
 
 /// One element a line, so that lists of any length can be looked at.

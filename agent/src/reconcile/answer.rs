@@ -8,12 +8,15 @@ use portcullis_policy::model;
 use super::Node;
 use super::report::lacks;
 use crate::report::PodStatus;
+use crate::world::Services;
 
 /// The node's objects at one moment. Explaining from them takes its time, which is not the world task's.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The objects.
     pub model: Arc<model::World>,
+    /// Services and their backends.
+    pub services: Arc<Services>,
     /// Whom the metadata guard lets through.
     pub metadata_allow: BTreeSet<(String, String)>,
     /// Revision of the tables in force.
@@ -28,6 +31,7 @@ impl Node {
     pub fn view(&self) -> View {
         View {
             model: self.world.snapshot(),
+            services: self.world.services(),
             metadata_allow: self.settings.metadata_allow.clone(),
             revision: self.revision,
             behind: self.behind(),

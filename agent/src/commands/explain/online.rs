@@ -1,31 +1,43 @@
-//! Explanations by agents. Egress is the word of the agent on the source's node and ingress that of the one on the destination's: these two enforce it.
+//! What an agent answers to `GET /v1/explain`.
 //!
 //! ```text
-//! agent: View --Explainer--> Answer --JSON--> client: Answer of each side --> Told --> as offline, and who said so
+//! View, both ends --meant--> packets --Explainer--> Answer, or a ServiceAnswer with a side of each backend
 //! ```
-//! Any agent can answer for both sides, for it knows all objects; that is what a client starts with, to learn where the ends are, and what it falls back
-//! on where an agent does not answer. The code that judges is the one behind `explain -f`.
+//! Any agent can answer for both sides of everything, for it knows all objects. But what is in force on a node only that node's agent can say, and
+//! judging costs a compilation for each node: with `nodes`, only sides of endpoints on these are judged. The code that judges is the one behind
+//! `explain -f`.
 
-use std::fmt::Write as _;
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::Result;
-use portcullis_policy::explain::{Explainer, Explanation, Options, Side};
-use portcullis_policy::probe::{self, Owner, ProbeId, Resolver};
+use portcullis_policy::explain::{Explainer, Options, Side};
+use portcullis_policy::probe::{self, ResolvedProbe};
+use portcullis_policy::tables::Direction;
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, Document, Question, target};
+use super::meant::{Meant, ServicePort, meant, node};
+use super::{API_VERSION, Question, target};
 use crate::client::quoted;
-use crate::failure::{Failure, exit};
 use crate::reconcile::View;
 
-/// `GET /v1/explain`: what one agent says of a connection.
+/// What an agent says: of one connection, or of one to each backend of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Said {
+    /// `NodeServiceExplanation`.
+    Service(Box<ServiceAnswer>),
+    /// `NodeExplanation`.
+    Connection(Box<Answer>),
+}
+
+/// Who says it, and from what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub struct Speaker {
     /// `portcullis.dev/v1alpha1`.
     pub api_version: String,
-    /// `NodeExplanation`.
+    /// The kind of what is said.
     pub kind: String,
     /// The node whose agent answers.
     pub node: String,
@@ -35,6 +47,15 @@ pub struct Answer {
     pub revision: u64,
     /// What keeps the objects that it answers from out of its tables; empty if they are in force.
     pub behind: Vec<String>,
+}
+
+/// What one agent says of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Who says it.
+    #[serde(flatten)]
+    pub by: Speaker,
     /// Who opens the connection.
     pub source: End,
     /// To whom.
@@ -43,6 +64,38 @@ pub struct Answer {
     pub egress: Side,
     /// What the destination's side says.
     pub ingress: Side,
+}
+
+/// What one agent says of connections to a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAnswer {
+    /// Who says it.
+    #[serde(flatten)]
+    pub by: Speaker,
+    /// Who opens the connection.
+    pub source: End,
+    /// To which Service.
+    pub service: ServicePort,
+    /// The backends that may be chosen.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend of a Service. A side that was not to be judged is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// Who it is.
+    #[serde(flatten)]
+    pub end: End,
+    /// Where the Service leads.
+    pub address: SocketAddr,
+    /// What the source's side says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Side>,
+    /// What the backend's side says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Side>,
 }
 
 /// One end of a connection.
@@ -55,148 +108,91 @@ pub struct End {
     pub node: Option<String>,
 }
 
-/// Who said what, for `-o json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Witness {
-    node: String,
-    version: String,
-    revision: u64,
-    behind: Vec<String>,
-    says: Vec<&'static str>,
-}
-
-/// Answers to one question, put together.
-#[derive(Clone, Debug)]
-pub struct Told {
-    /// Whose egress side counts.
-    pub egress: Answer,
-    /// Whose ingress side counts.
-    pub ingress: Answer,
-    /// Agents that had a say and gave no answer, with the reason; another one stands in for them.
-    pub silent: Vec<(String, Failure)>,
-}
-
-/// Where an agent is asked.
+/// Where an agent is asked. With `nodes`, sides of a Service's connections are judged for endpoints there only.
 #[must_use]
-pub fn path(question: &Question<'_>) -> String {
+pub fn path(question: &Question<'_>, nodes: Option<&BTreeSet<String>>) -> String {
     let (source, destination) = (quoted(question.source), quoted(question.destination));
-    format!("/v1/explain?source={source}&destination={destination}")
+    let path = format!("/v1/explain?source={source}&destination={destination}");
+    match nodes {
+        Some(nodes) => {
+            let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            format!("{path}&nodes={}", quoted(&nodes.join(",")))
+        }
+        None => path,
+    }
 }
 
 /// What this agent says.
-pub fn answer(view: &View, source: &str, destination: &str) -> Result<Answer> {
-    let probe = target::probe(source, destination)?;
-    let resolved = Resolver::new(&view.model).resolve(&probe)?;
+pub fn answer(
+    view: &View,
+    source: &str,
+    destination: &str,
+    nodes: Option<&BTreeSet<String>>,
+) -> Result<Said> {
+    let target = target::read(source, destination)?;
+    let meant = meant(&view.model, &view.services, &target)?;
     let options = Options {
         metadata_allow: view.metadata_allow.clone(),
     };
-    let explained = Explainer::new(&view.model, options).explain_in_steps(&resolved);
-    let end = |end: &probe::End| End {
-        name: end.to_string(),
-        node: match &end.owner {
-            Owner::Pod(pod) => pod.node.as_deref().map(str::to_owned),
-            Owner::Node(_) | Owner::Address => None,
-        },
-    };
-    Ok(Answer {
+    let mut explainer = Explainer::new(&view.model, options);
+    Ok(match meant {
+        Meant::Packet(packet) => {
+            let explained = explainer.explain_in_steps(&packet);
+            Said::Connection(Box::new(Answer {
+                by: speaker(view, "NodeExplanation"),
+                source: End::of(&packet.src),
+                destination: End::of(&packet.dst),
+                egress: explained.egress,
+                ingress: explained.ingress,
+            }))
+        }
+        Meant::Service(service, packets) => {
+            let source = packets.first().map(|packet| End::of(&packet.src));
+            let mut judge = |packet: &ResolvedProbe, direction| {
+                let end = match direction {
+                    Direction::Egress => &packet.src,
+                    Direction::Ingress => &packet.dst,
+                };
+                let elsewhere = |node: &str| nodes.is_some_and(|nodes| !nodes.contains(node));
+                let wanted = !node(&end.owner).is_some_and(elsewhere);
+                wanted.then(|| explainer.side_in_steps(packet, direction))
+            };
+            let backends = packets.iter().map(|packet| Backend {
+                end: End::of(&packet.dst),
+                address: SocketAddr::new(packet.dst.address, packet.dst_port),
+                egress: judge(packet, Direction::Egress),
+                ingress: judge(packet, Direction::Ingress),
+            });
+            let backends = backends.collect();
+            Said::Service(Box::new(ServiceAnswer {
+                by: speaker(view, "NodeServiceExplanation"),
+                source: source.expect("a Service without backends is refused"),
+                service,
+                backends,
+            }))
+        }
+    })
+}
+
+fn speaker(view: &View, kind: &str) -> Speaker {
+    Speaker {
         api_version: API_VERSION.to_owned(),
-        kind: "NodeExplanation".to_owned(),
+        kind: kind.to_owned(),
         node: view.model.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: view.revision,
         behind: view.behind.clone(),
-        source: end(&resolved.src),
-        destination: end(&resolved.dst),
-        egress: explained.egress,
-        ingress: explained.ingress,
-    })
-}
-
-/// Prints what agents said, as offline, and who said it. Exit code 4 where somebody had to stand in for an agent.
-pub fn print_told(
-    question: &Question<'_>,
-    told: &Told,
-    json: bool,
-    out: &mut dyn Write,
-) -> Result<u8> {
-    let explained = told.explanation(question);
-    let witnesses = told.witnesses();
-    let text = if json {
-        let document = Document {
-            agents: witnesses,
-            ..Document::new(question, &explained)
-        };
-        serde_json::to_string_pretty(&document)? + "\n"
-    } else {
-        let mut text = explained.to_string();
-        let by = witnesses.iter().map(|witness| {
-            let (node, says) = (&witness.node, witness.says.join(" and "));
-            format!("{node} ({says}, revision {})", witness.revision)
-        });
-        let _ = writeln!(text, " by       {}", by.collect::<Vec<_>>().join(", "));
-        for (node, failure) in &told.silent {
-            let _ = writeln!(
-                text,
-                "! {node} does not answer for its pod, another agent did: {}: {}",
-                failure.what, failure.why
-            );
-        }
-        for witness in &witnesses {
-            for behind in &witness.behind {
-                let _ = writeln!(text, "! {}: not in force yet: {behind}", witness.node);
-            }
-        }
-        text
-    };
-    out.write_all(text.as_bytes())?;
-    if told.silent.is_empty() {
-        Ok(question.exit_code(explained.verdict))
-    } else {
-        Ok(exit::UNREACHABLE)
     }
 }
 
-impl Told {
-    /// One agent's word for both sides.
-    #[must_use]
-    pub fn by(answer: Answer) -> Self {
+impl End {
+    pub(super) fn of(end: &probe::End) -> Self {
         Self {
-            ingress: answer.clone(),
-            egress: answer,
-            silent: Vec::new(),
+            name: end.to_string(),
+            node: node(&end.owner).map(str::to_owned),
         }
-    }
-
-    fn explanation(&self, question: &Question<'_>) -> Explanation {
-        let named = |side: &Side, end: &End| Side {
-            end: end.name.clone(),
-            ..side.clone()
-        };
-        Explanation::of(
-            ProbeId::Text(format!("{} {}", question.source, question.destination)),
-            named(&self.egress.egress, &self.egress.source),
-            named(&self.ingress.ingress, &self.ingress.destination),
-        )
-    }
-
-    fn witnesses(&self) -> Vec<Witness> {
-        let mut witnesses: Vec<Witness> = Vec::new();
-        for (direction, answer) in [("egress", &self.egress), ("ingress", &self.ingress)] {
-            match witnesses.iter_mut().find(|known| known.node == answer.node) {
-                Some(known) => known.says.push(direction),
-                None => witnesses.push(Witness {
-                    node: answer.node.clone(),
-                    version: answer.version.clone(),
-                    revision: answer.revision,
-                    behind: answer.behind.clone(),
-                    says: vec![direction],
-                }),
-            }
-        }
-        witnesses
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,9 +1,13 @@
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
+use portcullis_policy::probe::Resolver;
+
+use super::super::target::Destination;
+use super::super::told::{Told, print_told};
 use super::*;
+use crate::failure::{Failure, exit};
 use crate::kube::manifests;
 use crate::world::World;
 
@@ -47,7 +51,12 @@ spec:
 ";
 
 /// What the agent on `node` sees.
-fn view(node: &str, revision: u64) -> View {
+pub(crate) fn view(node: &str, revision: u64) -> View {
+    view_of(OBJECTS, node, revision)
+}
+
+/// What the agent on `node` sees of these objects.
+pub(crate) fn view_of(objects: &str, node: &str, revision: u64) -> View {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let directory = std::env::temp_dir().join(format!(
         "portcullis-online-{}-{}",
@@ -55,13 +64,15 @@ fn view(node: &str, revision: u64) -> View {
         std::process::id()
     ));
     std::fs::create_dir_all(&directory).expect("a temporary directory");
-    std::fs::write(directory.join("objects.yaml"), OBJECTS).expect("a file in it");
+    std::fs::write(directory.join("objects.yaml"), objects).expect("a file in it");
     let mut world = World::new(node);
     let objects = manifests::read(&directory).expect("can be read");
     world.apply_batch(objects, SystemTime::now());
     std::fs::remove_dir_all(&directory).expect("can be removed");
+    assert!(world.refused().is_empty(), "{:?}", world.refused());
     View {
         model: world.snapshot(),
+        services: world.services(),
         metadata_allow: BTreeSet::new(),
         revision,
         behind: Vec::new(),
@@ -78,9 +89,12 @@ fn question<'a>(source: &'a str, destination: &'a str) -> Question<'a> {
 
 /// As it comes out of an agent.
 fn sent(view: &View, source: &str, destination: &str) -> Answer {
-    let answer = answer(view, source, destination).expect("can be asked");
+    let answer = answer(view, source, destination, None).expect("can be asked");
     let text = serde_json::to_string(&answer).expect("JSON");
-    serde_json::from_str(&text).expect("the same")
+    match serde_json::from_str(&text).expect("the same") {
+        Said::Connection(answer) => *answer,
+        Said::Service(answer) => panic!("{answer:?}"),
+    }
 }
 
 fn printed(question: &Question<'_>, told: &Told, json: bool) -> (u8, String) {
@@ -102,7 +116,16 @@ fn agents_say_what_the_compiler_says_without_them() {
         ("node/n2", "shop/db:5432"),
         ("10.0.1.2", "10.0.2.2:5432/udp"),
     ] {
-        let probe = target::probe(source, destination).expect("is clear");
+        let target = target::read(source, destination).expect("is clear");
+        let Destination::End {
+            end,
+            port,
+            protocol,
+        } = &target.destination
+        else {
+            panic!("no Service");
+        };
+        let probe = target.probe(end, *port, *protocol);
         let model = Arc::clone(&nowhere.model);
         let resolved = Resolver::new(&model).resolve(&probe).expect("is there");
         let mut explainer = Explainer::new(&model, Options::default());
@@ -135,7 +158,7 @@ fn a_stand_in_is_named_and_makes_the_answer_uncertain() {
     let mut told = Told::by(sent(&view("n1", 3), "shop/web", "shop/db:5432"));
     let question = question("shop/web", "shop/db:5432");
     assert_eq!(printed(&question, &told, false).0, exit::DONE);
-    told.egress.behind = vec!["the newest objects are not in force yet".to_owned()];
+    told.egress.by.behind = vec!["the newest objects are not in force yet".to_owned()];
     told.silent = vec![(
         "n2".to_owned(),
         Failure::new(
