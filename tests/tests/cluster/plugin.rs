@@ -2,16 +2,19 @@
 
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{self, Command, Output};
+use std::process::{self, Command, Output, Stdio};
 
 use portcullis_tests::binary;
 use portcullis_tests::cluster::ground::PORT;
 use portcullis_tests::cluster::{Ground, answer, apply, said};
+use portcullis_tests::scene::{SOON, wait_until};
 
+use super::services::{cluster_ways, service};
 use super::traffic::FROM_FRIENDS;
-use super::{all_stay, become_all};
+use super::{all_become, all_stay, become_all};
 
 /// A folder with the plugin in it, for the `PATH`.
 struct Plugin(PathBuf);
@@ -25,14 +28,18 @@ impl Plugin {
         Self(folder)
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    fn command(&self, words: &[&str]) -> Command {
         let path = env::var("PATH").expect("there is a PATH");
-        Command::new("kubectl")
+        let mut command = Command::new("kubectl");
+        command
             .arg("portcullis")
             .args(words)
-            .env("PATH", format!("{}:{path}", self.0.display()))
-            .output()
-            .expect("kubectl runs")
+            .env("PATH", format!("{}:{path}", self.0.display()));
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("kubectl runs")
     }
 
     /// What it prints; it has to end so.
@@ -108,4 +115,100 @@ fn it_does_nothing_that_its_caller_may_not() {
         Some(2),
         "no verb of the plugin"
     );
+}
+
+#[test]
+fn a_service_is_explained_by_the_backends_that_packets_meet() {
+    let plugin = Plugin::new("service");
+    let ground = Ground::with("plugin-service", &["n1/client", "n1/near", "n2/far"]);
+    for backend in ["near", "far"] {
+        ground.label(backend, "app=server");
+    }
+    let service = service(&ground, "server", "server");
+    let here = ["-n", &ground.name, "--timeout=30s"];
+    let with = |words: &[&'static str]| [words, &here[..]].concat();
+    let _ = plugin.says(&with(&["wait", "-l", "app=server"]), 0);
+    let ways = cluster_ways(&service);
+    all_become(&ways, ground.netns("client"), true, "no policy");
+    let explain = with(&["explain", "pod/client", "svc/server:tcp"]);
+    // An agent hears of a slice when kube-proxy does, and nobody waits for it.
+    wait_until("both backends are known", SOON, || {
+        said(&plugin.run(&explain))
+            .contains("ALLOW (Service plugin-service/server, 80/tcp: all 2 backends)")
+    });
+    ground.label("near", "colour=grey");
+    ground.policy(
+        "grey",
+        "{podSelector: {matchLabels: {colour: grey}}, ingress: []}",
+    );
+    let _ = plugin.says(&["wait", "--synced", "--timeout=30s"], 0);
+    let text = plugin.says(&explain, 0);
+    assert!(
+        text.contains("MIXED") && text.contains("1 of 2 backends denied"),
+        "{text}"
+    );
+    assert!(
+        text.contains("n1 (egress and ingress, ") && text.contains("n2 (ingress, "),
+        "{text}"
+    );
+    all_stay(
+        &ground.ways_to("near"),
+        ground.netns("client"),
+        false,
+        "is grey",
+    );
+    all_stay(
+        &ground.ways_to("far"),
+        ground.netns("client"),
+        true,
+        "is not grey",
+    );
+    ground.label("far", "colour=grey");
+    let _ = plugin.says(&["wait", "--synced", "--timeout=30s"], 0);
+    // By the Service's address it is the same.
+    let address = service["spec"]["clusterIP"].as_str().expect("it has one");
+    let by_address = format!("{address}:80");
+    let words = ["explain", "pod/client", &by_address, "--expect", "deny"];
+    let text = plugin.says(&[&words[..], &here[..]].concat(), 0);
+    assert!(
+        text.contains("DENY (Service plugin-service/server, 80/tcp: all 2 backends)"),
+        "{text}"
+    );
+    all_become(&ways, ground.netns("client"), false, "both are grey");
+}
+
+#[test]
+fn nodes_are_chosen_by_labels_and_rights_are_those_of_whom_it_acts_as() {
+    let plugin = Plugin::new("options");
+    let text = plugin.says(&["status", "-l", "kubernetes.io/hostname=n2"], 0);
+    let has = |node: &str| text.lines().any(|line| line.starts_with(node));
+    assert!(has("n2") && !has("n1"), "{text}");
+    let text = plugin.says(&["status", "--as", "somebody"], 6);
+    assert!(
+        text.contains("PC4006") && text.contains("somebody"),
+        "{text}"
+    );
+    let master = ["status", "--as", "somebody", "--as-group", "system:masters"];
+    let _ = plugin.says(&master, 0);
+}
+
+#[test]
+fn a_watch_of_the_status_ends_with_its_reader() {
+    let plugin = Plugin::new("watch");
+    let mut command = plugin.command(&["status", "-w"]);
+    let mut watch = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("kubectl runs");
+    let mut lines = BufReader::new(watch.stdout.take().expect("is piped")).lines();
+    for start in ["NODE", "n1", "n2"] {
+        let line = lines.next().expect("a line").expect("text");
+        assert!(line.starts_with(start), "{line}");
+    }
+    drop(lines);
+    wait_until("the watch has ended", SOON, || {
+        watch.try_wait().expect("it is ours").is_some()
+    });
+    let code = watch.wait().expect("it is ours").code();
+    assert_eq!(code, Some(0));
 }

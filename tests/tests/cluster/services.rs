@@ -14,7 +14,7 @@ use super::all_become;
 const HOST_PORT: u16 = 8085;
 
 /// A Service of both families for pods with this label.
-fn service(ground: &Ground, name: &str, app: &str) -> Value {
+pub(super) fn service(ground: &Ground, name: &str, app: &str) -> Value {
     let namespace = &ground.name;
     apply(&format!(
         "
@@ -33,7 +33,8 @@ spec:
     object(&["-n", namespace, "service", name])
 }
 
-fn cluster_ways(service: &Value) -> Vec<Way> {
+/// TCP and UDP to port 80 of its cluster addresses.
+pub(super) fn cluster_ways(service: &Value) -> Vec<Way> {
     let addresses = service["spec"]["clusterIPs"]
         .as_array()
         .expect("two of them");
