@@ -16,7 +16,7 @@ pub enum Ask {
     Status(StatusArgs),
     /// Why a connection is allowed or denied
     Explain(ExplainArgs),
-    /// Block until everything present now, or a pod, is in force in the kernel
+    /// Block until everything present now, or a pod, or pods by labels, is in force in the kernel
     Wait(WaitArgs),
     /// Look at pinned programs and maps
     #[command(subcommand)]
@@ -142,7 +142,7 @@ pub struct StatusArgs {
     /// Every endpoint too
     #[arg(long, short)]
     pub verbose: bool,
-    /// Go on, and print the rows that change; with -o json or yaml the whole again, one document a line or behind `---`
+    /// Go on with the rows that change; -o json and -o yaml print the whole document again
     #[arg(long, short, conflicts_with = "verbose")]
     pub watch: bool,
     /// Only nodes with these labels (KEY=VALUE,...); you need the right to list nodes
@@ -185,6 +185,11 @@ pub enum Output {
 
 /// `portcullis explain`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  explain shop/web shop/db:5432
+  explain pod/web svc/db:sql -n shop --expect allow
+  explain shop/web metadata
+  explain 203.0.113.9 shop/web:443")]
 pub struct ExplainArgs {
     /// Who opens the connection: NAMESPACE/POD, pod/NAME, an IP address, node/NAME, internet
     #[arg(required_unless_present = "probes")]

@@ -145,7 +145,7 @@ fn wrong(which: &str, text: &str, why: &str) -> Failure {
         "PC5001",
         format!("cannot read the {which} {text:?}"),
         why,
-        "write it as in `portcullis explain shop/web shop/db:5432/tcp -f DIR`",
+        "write it as in `explain shop/web shop/db:5432/tcp` or `explain pod/web svc/db -n shop`",
     )
 }
 
