@@ -1,9 +1,17 @@
 //! Bytes to an agent and back: `portcullis bridge` in its pod, run through the API server's exec.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::{BoxFuture, FutureExt as _, Shared};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
 use kube::api::{AttachParams, AttachedProcess};
-use tokio::io::{AsyncReadExt as _, Join, ReadHalf, SimplexStream, WriteHalf, join};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, Join, ReadBuf, ReadHalf, SimplexStream, WriteHalf, join,
+};
 use tokio::time::{Duration, timeout};
 
 use super::pod::CONTAINER;
@@ -21,12 +29,43 @@ const MOST_COMPLAINT: u64 = 4096;
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Bytes to a bridge and from it.
-type Stream = Join<ReadHalf<SimplexStream>, WriteHalf<SimplexStream>>;
+type Stream = Join<Output, WriteHalf<SimplexStream>>;
+
+/// How a bridge ended; nothing if its connection broke.
+type Ended = Shared<BoxFuture<'static, Option<Status>>>;
 
 /// A bridge that runs; dropped, it loses its caller and ends.
 pub(super) struct Bridge {
-    process: AttachedProcess,
+    _process: AttachedProcess,
     complaint: Option<ReadHalf<SimplexStream>>,
+    ended: Ended,
+}
+
+/// What a bridge says, until it ends. kube closes it only where the bridge ended in order; where its connection broke, whoever reads would wait for
+/// ever (kube-client 5, `start_message_loop`).
+pub(super) struct Output {
+    bytes: ReadHalf<SimplexStream>,
+    /// `None` once it has ended.
+    ended: Option<Ended>,
+}
+
+impl AsyncRead for Output {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(ended) = &mut self.ended
+            && ended.poll_unpin(context).is_ready()
+        {
+            self.ended = None;
+        }
+        // What came before the end is read before it.
+        match Pin::new(&mut self.bytes).poll_read(context, buffer) {
+            Poll::Pending if self.ended.is_none() => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
 }
 
 impl Bridge {
@@ -47,10 +86,7 @@ impl Bridge {
                 .read_to_string(&mut text)
                 .await;
         }
-        let status = match self.process.take_status() {
-            Some(status) => status.await,
-            None => None,
-        };
+        let status = self.ended.clone().await;
         let said: Vec<&str> = text.lines().map(str::trim).collect();
         let ended = status.and_then(|status| status.message).unwrap_or_default();
         let parts = [said.join("; "), ended];
@@ -102,7 +138,17 @@ impl Cluster {
             unreachable!("both were asked for");
         };
         let complaint = process.stderr();
-        let bridge = Bridge { process, complaint };
+        let status = process.take_status().expect("nobody took it before");
+        let ended = status.boxed().shared();
+        let output = Output {
+            bytes: output,
+            ended: Some(ended.clone()),
+        };
+        let bridge = Bridge {
+            _process: process,
+            complaint,
+            ended,
+        };
         Ok((join(output, input), bridge))
     }
 

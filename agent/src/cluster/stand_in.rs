@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -65,6 +65,7 @@ struct Shared {
     /// Sockets of the agents, by pod.
     sockets: Mutex<BTreeMap<String, PathBuf>>,
     asked: Mutex<Vec<Asked>>,
+    hang_up: Notify,
 }
 
 impl StandIn {
@@ -162,6 +163,11 @@ impl StandIn {
         }
     }
 
+    /// Ends every exec that is open.
+    pub(crate) fn hang_up(&self) {
+        self.shared.hang_up.notify_waiters();
+    }
+
     /// Every request so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         let asked = self.shared.asked.lock().expect("no test panics in it");
@@ -219,7 +225,7 @@ async fn serve(State(shared): State<Arc<Shared>>, mut request: Request) -> Respo
         drop(sockets);
         let upgrade = hyper::upgrade::on(&mut request);
         return match socket {
-            Some(socket) => exec(request.headers(), upgrade, socket),
+            Some(socket) => exec(request.headers(), upgrade, socket, &shared),
             None => refuse(404, &format!("pods {pod:?} not found")),
         };
     }
@@ -262,7 +268,13 @@ fn answer(code: u16, body: &Value) -> Response<Body> {
     response
 }
 
-fn exec(headers: &HeaderMap, upgrade: OnUpgrade, socket: PathBuf) -> Response<Body> {
+fn exec(
+    headers: &HeaderMap,
+    upgrade: OnUpgrade,
+    socket: PathBuf,
+    shared: &Arc<Shared>,
+) -> Response<Body> {
+    let shared = Arc::clone(shared);
     let key = headers
         .get(header::SEC_WEBSOCKET_KEY)
         .expect("a WebSocket is wanted");
@@ -271,7 +283,10 @@ fn exec(headers: &HeaderMap, upgrade: OnUpgrade, socket: PathBuf) -> Response<Bo
         let stream = upgrade.await.expect("the connection is handed over");
         let socket_stream =
             WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, None).await;
-        carry(socket_stream, socket).await;
+        tokio::select! {
+            () = carry(socket_stream, socket) => {}
+            () = shared.hang_up.notified() => {}
+        }
     });
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

@@ -152,3 +152,32 @@ async fn nodes_are_chosen_by_their_labels() {
     let fleet = both.fleet().await.expect("there are agents");
     assert_eq!((fleet.missing.count, fleet.missing.among.len()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_line_that_stays_open_is_opened_again_when_it_broke() {
+    let stand_in = StandIn::start().await;
+    stand_in.agent("n1", named("n1"));
+    let cluster = stand_in.access().connect().await.expect("a kubeconfig");
+    let fleet = cluster.fleet().await.expect("there is an agent");
+    let mut lines = Lines::default();
+    let execs = || {
+        let asked = stand_in.asked().into_iter();
+        asked.filter(|asked| asked.path.contains("/exec")).count()
+    };
+    for (round, opened) in [(1, 1), (2, 1), (3, 2), (4, 2)] {
+        if round == 3 {
+            stand_in.hang_up();
+        }
+        let asked = lines.ask::<NodeStatus>(&cluster, &fleet.agents, LIMIT, "/v1/status");
+        let (node, answer) = asked.await.pop().expect("one agent");
+        let said = answer.map(|status| status.node);
+        assert_eq!((node.as_str(), said), ("n1", Ok("n1".to_owned())));
+        assert_eq!(execs(), opened, "in round {round}");
+    }
+    let nobody = lines.ask::<NodeStatus>(&cluster, &[], LIMIT, "/v1/status");
+    assert!(nobody.await.is_empty());
+    lines
+        .ask::<NodeStatus>(&cluster, &fleet.agents, LIMIT, "/v1/status")
+        .await;
+    assert_eq!(execs(), 3, "lines to agents that are not asked are closed");
+}
