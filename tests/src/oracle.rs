@@ -201,7 +201,7 @@ impl Oracle {
     }
 
     fn by_policy(&self, pod: &Pod, direction: Direction, question: &Question<'_>) -> Side {
-        let mut isolated = false;
+        let mut isolating = Vec::new();
         let mut rules = Vec::new();
         for policy in self
             .cluster
@@ -212,24 +212,27 @@ impl Oracle {
             let Some(list) = policy.rules(direction) else {
                 continue;
             };
-            isolated = true;
+            let name = format!("NetworkPolicy {}/{}", policy.namespace, policy.name);
+            isolating.push(name.clone());
             for (index, rule) in list.iter().enumerate() {
                 if rule.matches(&policy.namespace, question, &self.cluster) {
-                    let policy = format!("NetworkPolicy {}/{}", policy.namespace, policy.name);
                     rules.push(RuleName {
-                        policy,
+                        policy: name.clone(),
                         rule: index,
                     });
                 }
             }
         }
-        match (isolated, rules.is_empty()) {
-            (false, _) => Side::allow(Reason::NotIsolated),
-            (true, true) => Side::deny(Reason::DefaultDeny),
-            (true, false) => Side {
-                verdict: SideVerdict::Allow,
-                reason: Reason::AllowRule,
+        isolating.sort_unstable();
+        match (isolating.is_empty(), rules.is_empty()) {
+            (true, _) => Side::allow(Reason::NotIsolated),
+            (false, true) => Side {
+                isolating,
+                ..Side::deny(Reason::DefaultDeny)
+            },
+            (false, false) => Side {
                 rules,
+                ..Side::allow(Reason::AllowRule)
             },
         }
     }

@@ -135,11 +135,14 @@ struct Explained {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ExplainedSide {
     verdict: String,
     reason: Option<String>,
     policy: Option<String>,
     rule: Option<usize>,
+    #[serde(default)]
+    isolated_by: Vec<String>,
 }
 
 fn compare_explain(binary: &Path, world: &World) -> Result<Vec<String>, String> {
@@ -175,7 +178,10 @@ fn same_side(expected: &Side, got: &ExplainedSide) -> bool {
     let names_a_rule_that_allows = expected.rules.iter().any(|rule| {
         got.policy.as_deref() == Some(rule.policy.as_str()) && got.rule == Some(rule.rule)
     });
+    let mut isolated_by = got.isolated_by.clone();
+    isolated_by.sort_unstable();
     got.verdict == verdict
+        && isolated_by == expected.isolating
         && by_a_rule == (got.reason.as_deref() == Some("allow-rule"))
         && (!by_a_rule || names_a_rule_that_allows)
 }

@@ -26,6 +26,7 @@ use crate::probe::{End, Owner, ResolvedProbe};
 use crate::tables::{Decision, Direction};
 
 mod answer;
+mod near;
 mod steps;
 mod text;
 
@@ -188,6 +189,7 @@ impl<'w> Explainer<'w> {
         let mut side = side(world, end, decision, &policy.isolated_by);
         if steps {
             let question = steps::Question {
+                world,
                 probe,
                 peer,
                 direction,

@@ -1,5 +1,7 @@
 //! Builders for worlds of tests, so that a case fits on one screen. Uids are `namespace/name`, nodes are `n1`, `n2`, ...
 
+pub(crate) mod random;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -23,6 +23,7 @@ pub mod model;
 pub mod probe;
 mod selector;
 pub mod tables;
+mod words;
 
 pub use compile::compile;
 pub use govern::DEFAULT_TIER;

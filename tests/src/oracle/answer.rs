@@ -42,6 +42,8 @@ pub struct Side {
     pub reason: Reason,
     /// Every rule that allows it, in case of [`Reason::AllowRule`].
     pub rules: Vec<RuleName>,
+    /// Every policy that isolates it, in case of [`Reason::DefaultDeny`]; sorted.
+    pub isolating: Vec<String>,
 }
 
 impl Side {
@@ -50,6 +52,7 @@ impl Side {
             verdict: SideVerdict::None,
             reason: Reason::NoEndpoint,
             rules: Vec::new(),
+            isolating: Vec::new(),
         }
     }
 
@@ -58,6 +61,7 @@ impl Side {
             verdict: SideVerdict::Allow,
             reason,
             rules: Vec::new(),
+            isolating: Vec::new(),
         }
     }
 
@@ -66,6 +70,7 @@ impl Side {
             verdict: SideVerdict::Deny,
             reason,
             rules: Vec::new(),
+            isolating: Vec::new(),
         }
     }
 }

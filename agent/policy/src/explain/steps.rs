@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::text;
+use super::near;
 use crate::cell::{point, spans};
 use crate::compile::Compilation;
 use crate::govern::rules;
-use crate::model::{Ports, Protocol, Rule};
+use crate::model::{Peers, Port, PortMatch, Ports, Protocol, Rule, World};
 use crate::probe::{End, ResolvedProbe};
 use crate::tables::{ClassIx, Decision, Direction};
+use crate::words;
 
 /// One rule of a policy that governs the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -24,33 +25,38 @@ pub struct Step {
     pub says: String,
     /// What did not match; empty for a rule that matched.
     pub missed: Vec<Missed>,
-    /// The same for people, with what the packet has instead.
+    /// The same for people, with what the packet has instead: `would match but for the port, 5433/tcp`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why_not: String,
 }
 
 /// A part of a rule that kept it from matching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Missed {
     /// The other side is not among its peers.
     Peer,
-    /// Its ports are of other protocols.
+    /// It has the port, for other protocols.
     Protocol,
-    /// Its ports of this protocol are others.
+    /// Its ports are others.
     Port,
+    /// Its ports of this protocol have names, which mean other numbers on the destination, or nothing there.
+    NamedPort,
+    /// It could not be read, so it matches nothing.
+    Unread,
 }
 
 impl Step {
     /// Whether it would have matched but for one thing.
     #[must_use]
-    pub const fn is_near_miss(&self) -> bool {
-        self.missed.len() == 1
+    pub fn is_near_miss(&self) -> bool {
+        self.missed.len() == 1 && self.missed != [Missed::Unread]
     }
 }
 
 /// What the rules are asked.
 pub(super) struct Question<'a> {
+    pub(super) world: &'a World,
     pub(super) probe: &'a ResolvedProbe,
     /// The other side.
     pub(super) peer: &'a End,
@@ -78,23 +84,26 @@ pub(super) fn steps(
     for &rank in endpoint.governing(question.direction) {
         let policy = compilation.governed.policies[rank].policy;
         for (index, rule) in (0..).zip(rules(policy, question.direction).unwrap_or_default()) {
-            let mut missed = Vec::new();
-            if !compilation.peers_match(&rule.peers, question.class) {
-                missed.push(Missed::Peer);
-            }
             let spans = spans(&rule.ports, &names);
-            if !spans
+            let port_fits = spans
                 .iter()
-                .any(|(first, last)| (*first..=*last).contains(&wanted))
-            {
-                missed.push(missed_port(rule, question.probe.protocol));
-            }
+                .any(|(first, last)| (*first..=*last).contains(&wanted));
+            let missed = if is_unread(rule) {
+                vec![Missed::Unread]
+            } else {
+                let peer = !compilation.peers_match(&rule.peers, question.class);
+                let port = (!port_fits).then(|| missed_port(rule, question));
+                peer.then_some(Missed::Peer)
+                    .into_iter()
+                    .chain(port)
+                    .collect()
+            };
             steps.push(Step {
                 policy: policy.name.to_string(),
                 tier: policy.tier.clone(),
                 rule: index,
-                says: text::rule(rule, question.direction),
-                why_not: text::why_not(&missed, question.probe, question.peer),
+                says: words::rule(rule, question.direction),
+                why_not: near::why_not(&missed, rule, question, &names),
                 missed,
             });
             let decided = decision.rule.as_ref();
@@ -108,13 +117,39 @@ pub(super) fn steps(
     steps
 }
 
-fn missed_port(rule: &Rule, protocol: u8) -> Missed {
+/// What stands where a rule of the object could not be read: nobody, on no port.
+fn is_unread(rule: &Rule) -> bool {
+    rule.peers == Peers::OneOf(Vec::new()) && rule.ports == Ports::OneOf(Vec::new())
+}
+
+/// What of a rule's ports missed.
+fn missed_port(rule: &Rule, question: &Question<'_>) -> Missed {
     let Ports::OneOf(ports) = &rule.ports else {
         return Missed::Port;
     };
-    if ports.iter().any(|port| port.protocol == Protocol(protocol)) {
-        Missed::Port
+    let protocol = Protocol(question.probe.protocol);
+    let (own, others): (Vec<&Port>, Vec<&Port>) =
+        ports.iter().partition(|port| port.protocol == protocol);
+    if question.probe.icmp.is_some()
+        || own.is_empty() && others.iter().any(|port| has_number(port, question))
+    {
+        return Missed::Protocol;
+    }
+    let named = |port: &&Port| matches!(port.port, PortMatch::Named(_));
+    if !own.is_empty() && own.iter().all(named) {
+        Missed::NamedPort
     } else {
-        Missed::Protocol
+        Missed::Port
+    }
+}
+
+/// Whether an entry would match the packet if that were of its protocol.
+fn has_number(port: &Port, question: &Question<'_>) -> bool {
+    let number = question.port;
+    match &port.port {
+        PortMatch::All => true,
+        PortMatch::Range(first, last) => (*first..=*last).contains(&number),
+        PortMatch::Named(name) => near::declared(&question.probe.dst, name)
+            .any(|declared| declared.protocol == port.protocol && declared.number == number),
     }
 }
