@@ -27,7 +27,7 @@ pub(crate) fn labels(text: &str) -> Labels {
 pub(crate) fn selector(text: &str) -> LabelSelector {
     let requirement = |word: &str| {
         if let Some((key, value)) = word.split_once("!=") {
-            Requirement::NotIn(key.into(), vec![value.into()])
+            Requirement::NotIn(key.into(), value.split(',').map(str::to_owned).collect())
         } else if let Some((key, value)) = word.split_once('=') {
             Requirement::In(key.into(), value.split(',').map(str::to_owned).collect())
         } else if let Some(key) = word.strip_prefix('!') {

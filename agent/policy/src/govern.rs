@@ -135,7 +135,7 @@ impl<'w> Shelf<'w> {
 }
 
 /// Sorts the distinct ones of `policies` by rank.
-fn rank<'w>(
+pub(crate) fn rank<'w>(
     world: &'w World,
     policies: impl Iterator<Item = &'w Policy>,
 ) -> (Vec<Standing<'w>>, BTreeMap<&'w PolicyRef, usize>) {

@@ -4,6 +4,8 @@
 //! model::World -> index (who matches which selector) -> identity (address classes) -> compile -> tables::Tables
 //!                                                                                       \-> explain
 //! ```
+//! `lint` looks for what is hardly meant in the same world, with the same index; it makes no verdicts.
+//!
 //! Pure: no clock, randomness, thread, socket, file or hash-ordered container. The same world gives the same tables, in whatever order its
 //! objects arrived. It knows neither Kubernetes types nor kernel maps: `agent/src/kube` converts objects into `model`, `agent/src/dataplane`
 //! turns `tables` into map writes.
@@ -19,6 +21,7 @@ mod fixture;
 mod govern;
 mod identity;
 mod index;
+pub mod lint;
 pub mod model;
 pub mod probe;
 mod selector;

@@ -195,6 +195,24 @@ pub struct Rule {
     pub ports: Ports,
 }
 
+impl Rule {
+    /// What stands in the place of a rule that cannot be read: it matches nothing, and the others keep their numbers.
+    #[must_use]
+    pub const fn unread() -> Self {
+        Self {
+            action: RuleAction::Allow,
+            peers: Peers::OneOf(Vec::new()),
+            ports: Ports::OneOf(Vec::new()),
+        }
+    }
+
+    /// Whether it stands in such a place.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        *self == Self::unread()
+    }
+}
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleAction {

@@ -58,7 +58,7 @@ pub(crate) fn peer(peer: &Peer) -> String {
 }
 
 /// `app=api tier in (a,b) !legacy`.
-pub(crate) fn labels(selector: &LabelSelector) -> String {
+fn labels(selector: &LabelSelector) -> String {
     let requirements = selector.0.iter().map(|requirement| match requirement {
         Requirement::In(key, values) if values.len() == 1 => format!("{key}={}", values[0]),
         Requirement::In(key, values) => format!("{key} in ({})", values.join(",")),

@@ -6,7 +6,7 @@ use super::near;
 use crate::cell::{point, spans};
 use crate::compile::Compilation;
 use crate::govern::rules;
-use crate::model::{Peers, Port, PortMatch, Ports, Protocol, Rule, World};
+use crate::model::{Port, PortMatch, Ports, Protocol, Rule, World};
 use crate::probe::{End, ResolvedProbe};
 use crate::tables::{ClassIx, Decision, Direction};
 use crate::words;
@@ -88,7 +88,7 @@ pub(super) fn steps(
             let port_fits = spans
                 .iter()
                 .any(|(first, last)| (*first..=*last).contains(&wanted));
-            let missed = if is_unread(rule) {
+            let missed = if rule.is_unread() {
                 vec![Missed::Unread]
             } else {
                 let peer = !compilation.peers_match(&rule.peers, question.class);
@@ -115,11 +115,6 @@ pub(super) fn steps(
         }
     }
     steps
-}
-
-/// What stands where a rule of the object could not be read: nobody, on no port.
-fn is_unread(rule: &Rule) -> bool {
-    rule.peers == Peers::OneOf(Vec::new()) && rule.ports == Ports::OneOf(Vec::new())
 }
 
 /// What of a rule's ports missed.
