@@ -17,6 +17,7 @@ pub mod watch;
 
 use std::time::Instant;
 
+pub use convert::Trap;
 pub use object::{
     EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, ServicePort, SliceEndpoint,
     SlicePort, Way,

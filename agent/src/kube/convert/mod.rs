@@ -25,7 +25,8 @@ use super::object::{Entry, Key, Kind, Object};
 use super::problem::{Problem, Problems};
 
 pub(super) use namespace::implied as implied_namespace;
-pub(super) use network_policy::closed as closed_policy;
+pub use network_policy::Trap;
+pub(super) use network_policy::{closed as closed_policy, traps};
 
 /// The object's name, or why it has none.
 pub(super) fn identify(kind: Kind, value: &Value) -> Result<Key, Problem> {

@@ -8,7 +8,11 @@
 //! | `podSelector` | all pods of the namespace, in the directions it governs; no rule is applied, for it would open pods it was not written for |
 //! | `spec`, or an unknown field in it or beside it | as above, and it governs both directions |
 //!
+//! What can be read and means something else than it seems to is for lints (`traps`).
+//!
 //! Null is missing, but a null entry of a list is unreadable: the API server's decoder would take it for the empty rule, which allows everything.
+
+mod traps;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +27,9 @@ use super::field::{self, Fields, Path, only};
 use super::selector::optional_selector;
 use crate::kube::object::Key;
 use crate::kube::problem::{Problem, Problems, Reason, excerpt};
+
+pub use traps::Trap;
+pub(in crate::kube) use traps::traps;
 
 /// The tier of every NetworkPolicy, and its order there (policy-spec 5.1).
 const TIER: &str = "default";
@@ -197,11 +204,7 @@ fn rules(
         .map(|(index, item)| {
             problems
                 .note(rule(item, side, namespace, &list_path.item(index)))
-                .unwrap_or(Rule {
-                    action: RuleAction::Allow,
-                    peers: Peers::OneOf(Vec::new()),
-                    ports: Ports::OneOf(Vec::new()),
-                })
+                .unwrap_or(Rule::unread())
         })
         .collect()
 }

@@ -9,6 +9,7 @@
 //! or file that cannot be read changes nothing of what is in force; a document that cannot be parsed does, at once and by name.
 
 mod document;
+mod gather;
 mod objects;
 mod reader;
 
@@ -24,6 +25,8 @@ use self::reader::Reader;
 use super::{Batch, Change, Kind, Trouble};
 use crate::endpoint::directory::DirectoryWatch;
 
+pub use gather::{Gathered, gather};
+
 /// How long the directory has to be quiet before it is read.
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -38,6 +41,15 @@ pub enum ManifestError {
     Directory {
         /// What was asked for.
         directory: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Give the path of a file that may be read.
+    #[error("cannot read {}", .path.display())]
+    File {
+        /// What was asked for.
+        path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,

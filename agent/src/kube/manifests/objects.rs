@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::document::{self, Document};
-use crate::kube::convert::{closed_policy, convert, identify};
+use crate::kube::convert::{closed_policy, convert, identify, traps};
 use crate::kube::problem::{excerpt, excerpt_value};
-use crate::kube::{Entry, Key, Kind, Object, Problem, Reason};
+use crate::kube::{Entry, Key, Kind, Object, Problem, Reason, Trap};
 
 /// How deep lists may stand in lists.
 const LIST_DEPTH: usize = 4;
@@ -45,21 +45,43 @@ const SILENT_KINDS: [(&str, &str); 14] = [
     ("networking.k8s.io", "ServiceCIDR"),
 ];
 
+/// What documents are read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be enforced.
+    Enforce,
+    /// To be looked over: with the traps of policies, and the pods that other objects are going to make from templates.
+    Lint,
+}
+
 /// One object and the document that it stands in.
 pub(super) struct Found {
     pub(super) entry: Entry,
     pub(super) origin: String,
+    /// What it says and people read otherwise; only for [`Purpose::Lint`].
+    pub(super) traps: Vec<Trap>,
+}
+
+impl Found {
+    fn new(entry: Entry, origin: &str) -> Self {
+        Self {
+            entry,
+            origin: origin.to_owned(),
+            traps: Vec::new(),
+        }
+    }
 }
 
 /// All objects of one file.
-pub(super) fn objects(file: &str, bytes: &[u8]) -> Vec<Found> {
+pub(super) fn objects(file: &str, bytes: &[u8], purpose: Purpose) -> Vec<Found> {
     let mut found = Vec::new();
     if Path::new(file)
         .extension()
         .is_some_and(|extension| extension == "json")
     {
         for (index, result) in document::parse_json(bytes).into_iter().enumerate() {
-            document_objects(&format!("{file}#{index}"), bytes, result, &mut found);
+            let origin = format!("{file}#{index}");
+            document_objects(&origin, bytes, result, purpose, &mut found);
         }
     } else {
         for (index, document) in document::split(bytes).iter().enumerate() {
@@ -68,6 +90,7 @@ pub(super) fn objects(file: &str, bytes: &[u8]) -> Vec<Found> {
                 &format!("{file}#{index}"),
                 text,
                 document::parse(document),
+                purpose,
                 &mut found,
             );
         }
@@ -79,11 +102,12 @@ fn document_objects(
     origin: &str,
     text: &[u8],
     result: Result<Value, Reason>,
+    purpose: Purpose,
     found: &mut Vec<Found>,
 ) {
     match result {
         Ok(Value::Null) => {}
-        Ok(mut value) => collect(&mut value, None, origin, LIST_DEPTH, found),
+        Ok(mut value) => collect(&mut value, None, origin, LIST_DEPTH, purpose, found),
         Err(reason) => {
             for (namespace, name) in document::salvage_policies(text) {
                 let name = name.unwrap_or_else(|| format!("unreadable document {origin}"));
@@ -97,14 +121,12 @@ fn document_objects(
                     field: String::new(),
                     reason: reason.clone(),
                 }];
-                found.push(Found {
-                    entry: Entry {
-                        key,
-                        object,
-                        problems,
-                    },
-                    origin: origin.to_owned(),
-                });
+                let entry = Entry {
+                    key,
+                    object,
+                    problems,
+                };
+                found.push(Found::new(entry, origin));
             }
             found.push(refused(origin, "", reason));
         }
@@ -122,14 +144,12 @@ pub(super) fn refused(origin: &str, field: &str, reason: Reason) -> Found {
         field: field.to_owned(),
         reason,
     }];
-    Found {
-        entry: Entry {
-            key,
-            object: None,
-            problems,
-        },
-        origin: origin.to_owned(),
-    }
+    let entry = Entry {
+        key,
+        object: None,
+        problems,
+    };
+    Found::new(entry, origin)
 }
 
 /// The objects of one document; `implied` is the type of a typed list's items, which do not repeat it.
@@ -138,6 +158,7 @@ fn collect(
     implied: Option<(&str, &str)>,
     origin: &str,
     depth: usize,
+    purpose: Purpose,
     found: &mut Vec<Found>,
 ) {
     let Some(fields) = value.as_object_mut() else {
@@ -182,19 +203,29 @@ fn collect(
                 implied,
                 &format!("{origin}[{index}]"),
                 depth - 1,
+                purpose,
                 found,
             );
         }
         return;
     }
-    match known_kind(api_version, kind) {
+    let known = known_kind(api_version, kind);
+    if known.is_none() && purpose == Purpose::Lint {
+        found.extend(template(kind, value, origin));
+    }
+    match known {
         Some(kind) => {
             normalize(kind, value);
             match identify(kind, value) {
-                Ok(key) => found.push(Found {
-                    entry: convert(key, value),
-                    origin: origin.to_owned(),
-                }),
+                Ok(key) => {
+                    let mut one = Found::new(convert(key, value), origin);
+                    if let (Purpose::Lint, Some(Object::Policy(policy))) =
+                        (purpose, &one.entry.object)
+                    {
+                        one.traps = traps(value, policy, &one.entry.problems);
+                    }
+                    found.push(one);
+                }
                 Err(problem) => {
                     if kind == Kind::NetworkPolicy {
                         found.extend(closed(value, origin, problem.reason.clone()));
@@ -209,6 +240,35 @@ fn collect(
             found.push(refused(origin, "", Reason::UnknownKind(kind)));
         }
     }
+}
+
+/// The pod that an object makes from its template, whatever kind it is of; named after both, as no real pod can be.
+fn template(kind: &str, value: &Value, origin: &str) -> Option<Found> {
+    let templates = [
+        "/spec/template",
+        "/spec/jobTemplate/spec/template",
+        "/template",
+    ];
+    let template = templates
+        .iter()
+        .filter_map(|path| value.pointer(path))
+        .find(|template| {
+            template
+                .pointer("/spec/containers")
+                .is_some_and(Value::is_array)
+        })?;
+    let metadata = value.get("metadata");
+    let text = |name| metadata?.get(name)?.as_str();
+    let name = text("name").or_else(|| text("generateName"));
+    let key = Key {
+        kind: Kind::Pod,
+        namespace: Some(text("namespace").unwrap_or("default").to_owned()),
+        name: format!("{} ({kind})", name.unwrap_or(origin)),
+    };
+    let labels = template.pointer("/metadata/labels");
+    let mut pod = json!({"metadata": {"labels": labels}, "spec": template.get("spec")});
+    normalize(Kind::Pod, &mut pod);
+    Some(Found::new(convert(key, &pod), origin))
 }
 
 /// The policy that a NetworkPolicy without a proper name or type still is; `None` if not even its namespace can be told.
@@ -234,14 +294,12 @@ fn closed(value: &Value, origin: &str, reason: Reason) -> Option<Found> {
         field: String::new(),
         reason,
     }];
-    Some(Found {
-        entry: Entry {
-            key,
-            object,
-            problems,
-        },
-        origin: origin.to_owned(),
-    })
+    let entry = Entry {
+        key,
+        object,
+        problems,
+    };
+    Some(Found::new(entry, origin))
 }
 
 fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {

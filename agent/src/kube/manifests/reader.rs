@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ManifestError;
-use super::objects::{Found, objects, refused};
+use super::objects::{Found, Purpose, objects, refused};
 use crate::kube::convert::implied_namespace;
 use crate::kube::{Batch, Change, Entry, Key, Kind, Object, Problem, Reason};
 
@@ -82,47 +82,15 @@ impl Reader {
         }
         self.files = files;
 
-        let mut state = State::new();
-        let mut origins: BTreeMap<Key, &str> = BTreeMap::new();
-        for found in self
-            .files
-            .values()
-            .flat_map(|file| file.found.iter())
-            .chain(&unreadable)
-        {
-            let mut entry = found.entry.clone();
-            if let Some(earlier) = origins.insert(entry.key.clone(), &found.origin) {
-                let reason = Reason::Duplicate((*earlier).to_owned());
-                entry.problems.push(Problem {
-                    field: String::new(),
-                    reason,
-                });
-            }
-            state.insert(entry.key.clone(), entry);
-        }
-        refuse_shared_uids(&mut state);
-        imply_namespaces(&mut state);
-        Ok(state)
+        let found = self.files.values().flat_map(|file| file.found.iter());
+        Ok(together(found.chain(&unreadable)))
     }
 
     /// What has to be said so that the world is in `state`; the first time everything.
     pub(super) fn difference(&mut self, state: State) -> Batch {
         let mut batch = Batch::new();
         match &self.sent {
-            None => {
-                let mut live: BTreeMap<Kind, Vec<Entry>> = Kind::FED
-                    .into_iter()
-                    .chain([Kind::Document])
-                    .map(|kind| (kind, Vec::new()))
-                    .collect();
-                for entry in state.values() {
-                    live.entry(entry.key.kind).or_default().push(entry.clone());
-                }
-                batch.extend(
-                    live.into_iter()
-                        .map(|(kind, live)| Change::Reset { kind, live }),
-                );
-            }
+            None => batch.extend(everything(&state)),
             Some(sent) => {
                 let gone = sent.keys().filter(|key| !state.contains_key(*key));
                 batch.extend(gone.map(|key| Change::Delete {
@@ -157,7 +125,7 @@ impl Reader {
         let (length, hash) = (bytes.len(), self.hasher.hash_one(&bytes));
         let found = match self.files.get(name) {
             Some(file) if (file.length, file.hash) == (length, hash) => Arc::clone(&file.found),
-            _ => objects(&name.to_string_lossy(), &bytes).into(),
+            _ => objects(&name.to_string_lossy(), &bytes, Purpose::Enforce).into(),
         };
         Ok(Some(File {
             length,
@@ -167,7 +135,44 @@ impl Reader {
     }
 }
 
-fn is_manifest(name: &OsStr) -> bool {
+/// What all documents say together, completed as the API server would.
+pub(super) fn together<'f>(found: impl Iterator<Item = &'f Found>) -> State {
+    let mut state = State::new();
+    let mut origins: BTreeMap<Key, &str> = BTreeMap::new();
+    for found in found {
+        let mut entry = found.entry.clone();
+        if let Some(earlier) = origins.insert(entry.key.clone(), &found.origin) {
+            let reason = Reason::Duplicate((*earlier).to_owned());
+            entry.problems.push(Problem {
+                field: String::new(),
+                reason,
+            });
+        }
+        state.insert(entry.key.clone(), entry);
+    }
+    refuse_shared_uids(&mut state);
+    imply_namespaces(&mut state);
+    state
+}
+
+/// A state as the first thing that a world hears.
+pub(super) fn everything(state: &State) -> Batch {
+    let mut live: BTreeMap<Kind, Vec<Entry>> = Kind::FED
+        .into_iter()
+        .chain([Kind::Document])
+        .map(|kind| (kind, Vec::new()))
+        .collect();
+    for entry in state.values() {
+        live.entry(entry.key.kind).or_default().push(entry.clone());
+    }
+    let resets = live
+        .into_iter()
+        .map(|(kind, live)| Change::Reset { kind, live });
+    resets.collect()
+}
+
+/// Whether a file of a directory counts.
+pub(super) fn is_manifest(name: &OsStr) -> bool {
     let path = Path::new(name);
     let hidden = name.as_encoded_bytes().starts_with(b".");
     !hidden
