@@ -12,7 +12,9 @@
 pub mod bench;
 pub mod binary;
 pub mod cluster;
+pub mod directory;
 pub mod oracle;
 pub mod probe;
 pub mod scene;
+pub mod seeds;
 pub mod world;

@@ -4,19 +4,12 @@
 //! seed -> World -> files -> portcullis explain | lab probe -> answers
 //!              \-> Oracle ----------------------------------> the same, or the world is made small and shown
 //! ```
-//! | variable | is |
-//! |---|---|
-//! | `PORTCULLIS_BIN` | the binary |
-//! | `PORTCULLIS_WORLDS` | how many worlds each test tries |
-//! | `PORTCULLIS_SEED` | the first seed, so that a failure can be seen again with one world |
-//! | `PORTCULLIS_LONG` | `1`: more worlds |
+//! `PORTCULLIS_BIN` is the binary; `portcullis_tests::seeds` says which variables choose the worlds.
 
 use std::cell::{Cell, RefCell};
-use std::env;
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
@@ -24,8 +17,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use portcullis_tests::binary;
+use portcullis_tests::directory::Directory;
 use portcullis_tests::oracle::{Answer, Oracle, Reason, Side, SideVerdict, Verdict};
 use portcullis_tests::scene::need_root;
+use portcullis_tests::seeds::seeds;
 use portcullis_tests::world::{Audience, World, minimise};
 
 /// Labs at a time.
@@ -264,9 +259,9 @@ fn ask<T: DeserializeOwned>(
     world: &World,
     command: &[&str],
 ) -> Result<Vec<T>, String> {
-    let directory = Directory::new();
+    let directory = Directory::new("agreement");
     let files = world
-        .write(&directory.0)
+        .write(directory.path())
         .map_err(|error| format!("{FAILED}: cannot write the world: {error}"))?;
     let output = Command::new(binary)
         .args(command)
@@ -290,38 +285,4 @@ fn ask<T: DeserializeOwned>(
         return Err(report(&output.status.to_string()));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| report(&error.to_string()))
-}
-
-/// A directory of its own, gone with the value.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("portcullis-agreement-{}-{number}", process::id()));
-        fs::create_dir_all(&path).expect("the temporary directory can be written");
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// As many seeds as asked for, printed so that a run can be repeated.
-fn seeds(usual: u64, in_long: u64) -> Range<u64> {
-    let number = |name: &str| {
-        env::var(name).ok().map(|text| {
-            text.parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name}={text} is no number"))
-        })
-    };
-    let long = env::var("PORTCULLIS_LONG").is_ok_and(|value| value == "1");
-    let count = number("PORTCULLIS_WORLDS").unwrap_or(if long { in_long } else { usual });
-    let first = number("PORTCULLIS_SEED").unwrap_or(1);
-    println!("seeds {first} to {}", first + count - 1);
-    first..first + count
 }
