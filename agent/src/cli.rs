@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use ask::{
-    Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, Output, PLUGIN, PatienceArgs, PlaceArgs,
-    StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
+    Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, LintArgs, Output, PLUGIN, PatienceArgs,
+    PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
 use value::{duration, service_account};
 

@@ -58,6 +58,7 @@ const FOLDERS: &[(&str, &str)] = &[
 /// Which rung a test file stands on, in the order in which they run.
 const FILES: &[(&str, Rung)] = &[
     ("tests/tests/deploy.rs", Rung::Unit),
+    ("tests/tests/lint.rs", Rung::Unit),
     ("tests/tests/verifier.rs", Rung::Kernel),
     ("tests/tests/packets.rs", Rung::Kernel),
     ("tests/tests/agreement.rs", Rung::Kernel),

@@ -9,7 +9,7 @@ use clap::{
 
 use super::value::{duration, pod, service_account};
 
-/// The verbs that ask agents and change nothing: all that `kubectl portcullis` knows.
+/// The verbs that ask agents, or files, and change nothing: all that `kubectl portcullis` knows.
 #[derive(Debug, Subcommand)]
 pub enum Ask {
     /// Health of the agents, their endpoints, attachments and drops
@@ -18,6 +18,9 @@ pub enum Ask {
     Explain(ExplainArgs),
     /// Block until everything present now, or a pod, or pods by labels, is in force in the kernel
     Wait(WaitArgs),
+    /// Policies as objects, before they are in force
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Look at pinned programs and maps
     #[command(subcommand)]
     Bpf(BpfCommand),
@@ -238,6 +241,33 @@ pub enum Verdict {
     Deny,
 }
 
+/// `portcullis policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// What in policies is refused, or is hardly what was meant
+    Lint(LintArgs),
+}
+
+/// `portcullis policy lint`.
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// YAML and JSON files, directories of them (not those below), or - for standard input; with pods or what makes them, more can be told
+    #[arg(
+        long = "filename",
+        short = 'f',
+        value_name = "FILE|DIR",
+        required = true,
+        num_args = 1..
+    )]
+    pub files: Vec<PathBuf>,
+    /// Notes make the exit code 1 too
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
 /// `portcullis bpf`.
 #[derive(Debug, Subcommand)]
 pub enum BpfCommand {
@@ -292,7 +322,17 @@ mod tests {
             .get_subcommands()
             .map(|verb| verb.get_name().to_owned())
             .collect();
-        assert_eq!(names, ["status", "explain", "wait", "bpf", "explain-error"]);
+        assert_eq!(
+            names,
+            [
+                "status",
+                "explain",
+                "wait",
+                "policy",
+                "bpf",
+                "explain-error"
+            ]
+        );
         plugin_command().debug_assert();
         assert!(Plugin::try_parse_from(["kubectl-portcullis", "uninstall", "--yes"]).is_err());
     }

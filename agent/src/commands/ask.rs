@@ -15,9 +15,10 @@ use tokio::runtime::Runtime;
 use super::bpf::{self, Document};
 use super::explain::{self, Question, Said, Word};
 use super::place::{Local, Place};
-use super::{API_VERSION, status, wait};
+use super::{API_VERSION, lint, status, wait};
 use crate::cli::{
-    Ask, BpfArgs, BpfCommand, ExplainArgs, Output, PlaceArgs, StatusArgs, StatusOutput, Verdict,
+    Ask, BpfArgs, BpfCommand, ExplainArgs, Output, PlaceArgs, PolicyCommand, StatusArgs,
+    StatusOutput, Verdict,
 };
 use crate::client::{self, ClientError, Line};
 use crate::cluster::{Access, Asked, Cluster, Fleet};
@@ -42,6 +43,10 @@ pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
             runtime()?.block_on(wait::wait(&arguments, place))?;
             Ok(exit::DONE)
         }
+        Ask::Policy(PolicyCommand::Lint(arguments)) => {
+            let json = arguments.output == Output::Json;
+            lint::lint(&arguments.files, arguments.strict, json, out)
+        }
         Ask::Bpf(command) => ask_bpf(command, plugin, out),
         Ask::ExplainError { code } => failure::explain_error(&code, out),
     }
@@ -53,6 +58,7 @@ pub fn wants_json(question: &Ask) -> bool {
     match question {
         Ask::Status(arguments) => arguments.output == StatusOutput::Json,
         Ask::Explain(arguments) => arguments.output == Output::Json,
+        Ask::Policy(PolicyCommand::Lint(arguments)) => arguments.output == Output::Json,
         Ask::Bpf(BpfCommand::Progs(bpf) | BpfCommand::Maps(bpf) | BpfCommand::Dump { bpf, .. }) => {
             bpf.output == Output::Json
         }

@@ -43,7 +43,7 @@ fn typed(error: &anyhow::Error) -> Option<Failure> {
             "PC5002",
             found.to_string(),
             causes(found),
-            "name a directory of YAML or JSON files that this user may read",
+            "name YAML or JSON files, or a directory of them, that this user may read",
         ));
     }
     if let Some(found) = find::<::kube::Error>(error) {
