@@ -305,7 +305,6 @@ fn unnamed(port: &Port, pods: &Pods<'_>, direction: Direction) -> Option<String>
     let other = pods.names.iter().find(|(known, _)| known == name);
     Some(match other {
         Some((_, protocol)) => {
-            let protocol = words::protocol(*protocol);
             format!("on the pods {which} {name} is {protocol}")
         }
         None => format!("no pod {which} has a port of this name"),

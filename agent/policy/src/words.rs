@@ -1,8 +1,8 @@
 //! Rules, peers, selectors and ports in the words in which people read them: `from pods app=api in shop, 5432/tcp`.
 
 use crate::model::{
-    LabelSelector, NamespaceScope, Peer, Peers, PodSelector, Port, PortMatch, Ports, Protocol,
-    Requirement, Rule, RuleAction,
+    LabelSelector, NamespaceScope, Peer, Peers, PodSelector, Port, PortMatch, Ports, Requirement,
+    Rule, RuleAction,
 };
 use crate::tables::Direction;
 
@@ -71,23 +71,11 @@ fn labels(selector: &LabelSelector) -> String {
 
 /// `5432/tcp`, `any/udp`, `http/tcp`.
 pub(crate) fn port(port: &Port) -> String {
-    let name = protocol(port.protocol);
+    let name = port.protocol;
     match &port.port {
         PortMatch::All => format!("any/{name}"),
         PortMatch::Range(first, last) if first == last => format!("{first}/{name}"),
         PortMatch::Range(first, last) => format!("{first}-{last}/{name}"),
         PortMatch::Named(named) => format!("{named}/{name}"),
-    }
-}
-
-/// Its name, or its number.
-pub(crate) fn protocol(protocol: Protocol) -> String {
-    match protocol {
-        Protocol::TCP => "tcp".to_owned(),
-        Protocol::UDP => "udp".to_owned(),
-        Protocol::SCTP => "sctp".to_owned(),
-        Protocol::ICMP => "icmp".to_owned(),
-        Protocol::ICMPV6 => "icmpv6".to_owned(),
-        Protocol(number) => format!("protocol {number}"),
     }
 }

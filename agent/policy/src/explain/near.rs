@@ -14,7 +14,6 @@ use crate::model::{
     Protocol, Rule, Workload,
 };
 use crate::probe::{End, Owner};
-use crate::words;
 
 /// Why a rule did not match; empty if it did. `names` are what port names mean for this packet.
 pub(super) fn why_not(
@@ -28,11 +27,11 @@ pub(super) fn why_not(
         [Missed::Unread] => return "cannot be read, so it matches nothing".to_owned(),
         [Missed::Peer] => format!("peer: {}", peer(rule, question)),
         [Missed::Protocol] if question.probe.icmp.is_some() => {
-            let protocol = words::protocol(Protocol(question.probe.protocol));
+            let protocol = Protocol(question.probe.protocol);
             format!("protocol: a rule with ports does not match {protocol}")
         }
         [Missed::Protocol] => {
-            let protocol = words::protocol(Protocol(question.probe.protocol));
+            let protocol = Protocol(question.probe.protocol);
             format!("protocol, {protocol}")
         }
         [Missed::Port] => {
@@ -63,7 +62,7 @@ pub(super) fn declared<'e>(end: &'e End, name: &'e str) -> impl Iterator<Item = 
 }
 
 fn number(question: &Question<'_>) -> String {
-    let protocol = words::protocol(Protocol(question.probe.protocol));
+    let protocol = Protocol(question.probe.protocol);
     format!("{}/{protocol}", question.probe.dst_port)
 }
 
@@ -92,13 +91,12 @@ fn meaning(name: &str, protocol: Protocol, at: &End, names: &Names<'_>) -> Strin
     if !numbers.is_empty() {
         return format!("{name} is {} on {at}", numbers.join(" or "));
     }
-    let protocol = words::protocol(protocol);
     if !matches!(at.owner, Owner::Pod(_)) {
         return format!("{at} is no pod, so {name} is no port of it");
     }
     match declared(at, name).next() {
         Some(other) => {
-            let other = words::protocol(other.protocol);
+            let other = other.protocol;
             format!("{name} is {other} and not {protocol} on {at}")
         }
         None => format!("{at} has no {protocol} port named {name}"),

@@ -38,7 +38,7 @@ fn step(rule: Rule, source: &str, packet: (Protocol, u16)) -> Step {
     let world = place()
         .policy("shop/p", "app=db", |p| p.ingress([rule]))
         .world();
-    let protocol = crate::words::protocol(packet.0);
+    let protocol = packet.0;
     let text = format!(
         r#"{{"id":"p","src":"{source}","dst":"shop/db","protocol":"{protocol}","dstPort":{}}}"#,
         packet.1
