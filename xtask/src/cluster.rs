@@ -38,7 +38,7 @@ use crate::layout::Layout;
 use crate::setup;
 
 pub(crate) use session::Session;
-pub(crate) use up::Proxy;
+pub(crate) use up::{Family, Proxy};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::cluster::{Proxy, Session};
+use crate::cluster::{Family, Proxy, Session};
 use crate::command::{last_lines, output, say};
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -62,7 +62,7 @@ pub(crate) fn run(verb: &Verb) -> Result<bool> {
     let session = if options.running {
         Session::running()?
     } else {
-        Session::up(options.proxy)?
+        Session::up(options.proxy, Family::Ipv4)?
     };
     session.install(&layout)?;
     let ready = started.elapsed();

@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::build;
-use crate::cluster::{Proxy, Session};
+use crate::cluster::{Family, Proxy, Session};
 use crate::command::say;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -200,7 +200,10 @@ fn on_a_cluster(
     };
     for proxy in proxies {
         let started = Instant::now();
-        let session = proxy.map_or_else(Session::running, Session::up)?;
+        let session = match proxy {
+            Some(proxy) => Session::up(proxy, Family::Ipv4)?,
+            None => Session::running()?,
+        };
         session.install(layout)?;
         let ready = started.elapsed();
         for file in files {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::daemon::Daemon;
-use super::names::{CONTROL_4, PODS, SERVICES, root};
+use super::names::{CONTROL_4, CONTROL_6, PODS, SERVICES, root};
 use super::pki::{certificate, config, key};
 use super::place::Place;
 use super::programs::Programs;
 use super::run;
+use super::up::Family;
 
 const LIMIT: Duration = Duration::from_mins(1);
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -32,12 +33,19 @@ pub(crate) fn start_etcd(place: &Place, programs: &Programs, path: &OsStr) -> Re
     )
 }
 
-pub(crate) fn start_api(place: &Place, programs: &Programs, path: &OsStr) -> Result<()> {
+pub(crate) fn start_api(
+    place: &Place,
+    programs: &Programs,
+    path: &OsStr,
+    family: Family,
+) -> Result<()> {
+    // Its own Service is of the first family, and so has to be what it leads to.
+    let [address, _] = family.ordered([CONTROL_4, CONTROL_6]);
     let file = |option: &str, path: std::path::PathBuf| format!("--{option}={}", path.display());
     let args = [
         format!("--etcd-servers={ETCD}"),
         "--secure-port=6443".to_owned(),
-        format!("--advertise-address={CONTROL_4}"),
+        format!("--advertise-address={address}"),
         file("cert-dir", root().join("pki")),
         file("tls-cert-file", certificate("apiserver")),
         file("tls-private-key-file", key("apiserver")),
@@ -45,7 +53,10 @@ pub(crate) fn start_api(place: &Place, programs: &Programs, path: &OsStr) -> Res
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
-        format!("--service-cluster-ip-range={}", SERVICES.join(",")),
+        format!(
+            "--service-cluster-ip-range={}",
+            family.ordered(SERVICES).join(",")
+        ),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
         file("service-account-key-file", key("service-account")),
         file("service-account-signing-key-file", key("service-account")),
@@ -77,7 +88,12 @@ pub(crate) fn start_api(place: &Place, programs: &Programs, path: &OsStr) -> Res
 }
 
 /// Starts the others and waits for neither: nodes can come up meanwhile.
-pub(crate) fn start_controllers(place: &Place, programs: &Programs, path: &OsStr) -> Result<()> {
+pub(crate) fn start_controllers(
+    place: &Place,
+    programs: &Programs,
+    path: &OsStr,
+    family: Family,
+) -> Result<()> {
     let common = |name: &str| {
         let config = config(name);
         vec![
@@ -106,8 +122,11 @@ pub(crate) fn start_controllers(place: &Place, programs: &Programs, path: &OsStr
         // It starts with more requests than it lets itself send in four seconds.
         "--kube-api-qps=200".to_owned(),
         "--kube-api-burst=400".to_owned(),
-        format!("--cluster-cidr={}", PODS.join(",")),
-        format!("--service-cluster-ip-range={}", SERVICES.join(",")),
+        format!("--cluster-cidr={}", family.ordered(PODS).join(",")),
+        format!(
+            "--service-cluster-ip-range={}",
+            family.ordered(SERVICES).join(",")
+        ),
     ]);
     Daemon::start(name, place, &programs.find(name)?, args, path)?;
     let name = "kube-scheduler";

@@ -92,10 +92,11 @@ const RECIPES: &[Recipe] = &[
     },
     Recipe {
         file: "agnhost",
-        // The tags of test/utils/image/manifest.go.
+        // The tags of test/utils/image/manifest.go, and the one that Cyclonus asks for.
         names: &[
             "registry.k8s.io/e2e-test-images/agnhost:2.63.0",
             "registry.k8s.io/e2e-test-images/agnhost:2.55",
+            "registry.k8s.io/e2e-test-images/agnhost:2.43",
         ],
         program: "agnhost",
         arguments: &[],

@@ -45,6 +45,11 @@ pub(crate) fn proxy() -> PathBuf {
     root().join("proxy")
 }
 
+/// Says which family comes first.
+pub(crate) fn family() -> PathBuf {
+    root().join("family")
+}
+
 pub(crate) fn logs() -> PathBuf {
     root().join("log")
 }

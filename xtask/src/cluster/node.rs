@@ -14,7 +14,7 @@ use super::names::{DNS_SERVICE, Node, PODS};
 use super::pki::{certificate, config, key};
 use super::place::Place;
 use super::programs::Programs;
-use super::up::Proxy;
+use super::up::{Family, Proxy};
 
 const LIMIT: Duration = Duration::from_mins(1);
 /// Where containerd is told to listen: its default.
@@ -26,6 +26,7 @@ pub(crate) struct Fittings<'a> {
     pub(crate) path: &'a OsStr,
     pub(crate) images: &'a [PathBuf],
     pub(crate) proxy: Proxy,
+    pub(crate) family: Family,
 }
 
 /// Starts containerd and gives it the images; the API server need not be there.
@@ -64,7 +65,13 @@ pub(crate) fn start_clients(node: Node, place: &Place, fittings: &Fittings<'_>) 
         option("config", settings),
         option("kubeconfig", config(&name)),
         format!("--hostname-override={name}"),
-        format!("--node-ip={},{}", node.address_4(), node.address_6()),
+        format!(
+            "--node-ip={}",
+            fittings
+                .family
+                .ordered([node.address_4(), node.address_6()])
+                .join(",")
+        ),
         option("cert-dir", folder.join("pki")),
     ];
     start(node, "kubelet", &args, place, fittings)?;
@@ -72,7 +79,7 @@ pub(crate) fn start_clients(node: Node, place: &Place, fittings: &Fittings<'_>) 
         option("kubeconfig", config("kube-proxy")),
         format!("--proxy-mode={}", fittings.proxy.name()),
         format!("--hostname-override={name}"),
-        format!("--cluster-cidr={}", PODS.join(",")),
+        format!("--cluster-cidr={}", fittings.family.ordered(PODS).join(",")),
         // The number of tracked connections is the machine's, not the node's.
         "--conntrack-max-per-core=0".to_owned(),
     ];

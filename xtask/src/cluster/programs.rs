@@ -55,6 +55,10 @@ const MODULES: &[Module] = &[
         folder: "coredns",
         programs: &[("coredns", ".")],
     },
+    Module {
+        folder: "cyclonus",
+        programs: &[("cyclonus", "github.com/mattfenwick/cyclonus/cmd/cyclonus")],
+    },
 ];
 
 /// A package of tests, which `go test` compiles into a program.
@@ -127,7 +131,7 @@ pub(crate) fn ready(layout: &Layout) -> Result<Programs> {
                 if !announced {
                     need_go()?;
                     say(
-                        "Building Kubernetes, containerd and CoreDNS: about 13 minutes the first time on two processors",
+                        "Building Kubernetes, containerd, CoreDNS and Cyclonus: about 14 minutes the first time on two processors",
                     );
                     announced = true;
                 }
@@ -272,19 +276,22 @@ fn required(manifest: &str) -> Option<&str> {
         .find_map(|line| line.strip_prefix("require ")?.split_whitespace().nth(1))
 }
 
-/// Kubernetes' programs are told their version by the linker, and refuse each other without.
+/// Some programs are told their version by the linker; Kubernetes' refuse each other without.
 fn flags(folder: &str, version: &str) -> String {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+    let told: &[(&str, &str)] = match folder {
+        "kubernetes" => &[
+            ("k8s.io/component-base/version.gitVersion", version),
+            ("k8s.io/component-base/version.gitMajor", major),
+            ("k8s.io/component-base/version.gitMinor", minor),
+        ],
+        "cyclonus" => &[("github.com/mattfenwick/cyclonus/pkg/cli.version", version)],
+        _ => &[],
+    };
     let mut flags = "-s -w".to_owned();
-    if folder == "kubernetes" {
-        let mut numbers = version.trim_start_matches('v').split('.');
-        let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
-        for (name, value) in [
-            ("gitVersion", version),
-            ("gitMajor", major),
-            ("gitMinor", minor),
-        ] {
-            let _ = write!(flags, " -X k8s.io/component-base/version.{name}={value}");
-        }
+    for (name, value) in told {
+        let _ = write!(flags, " -X {name}={value}");
     }
     flags
 }

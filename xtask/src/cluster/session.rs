@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::up::Proxy;
+use super::up::{Family, Proxy};
 use super::{load, names, run};
 use crate::command::{loud, output, say};
 use crate::failure::Failure;
@@ -30,13 +30,23 @@ pub(crate) struct Session {
     path: OsString,
     /// How Services are translated.
     pub(crate) proxy: String,
+    /// Which addresses come first.
+    pub(crate) family: Family,
 }
 
 impl Session {
     /// Brings a cluster up.
-    pub(crate) fn up(proxy: Proxy) -> Result<Self> {
+    pub(crate) fn up(proxy: Proxy, family: Family) -> Result<Self> {
         setup::need_root("test on the cluster", "the same command")?;
-        let words = ["cluster", "up", "--proxy", proxy.name()];
+        let family = family.name().to_lowercase();
+        let words = [
+            "cluster",
+            "up",
+            "--proxy",
+            proxy.name(),
+            "--family",
+            &family,
+        ];
         loud(ourselves()?.args(words), "bring a cluster up")?;
         Self::of(true)
     }
@@ -49,9 +59,15 @@ impl Session {
 
     fn of(ours: bool) -> Result<Self> {
         let path = run::path()?;
-        let proxy = fs::read_to_string(names::proxy())
-            .context("cannot read how the cluster was brought up")?;
-        Ok(Self { ours, path, proxy })
+        let how =
+            |file| fs::read_to_string(file).context("cannot read how the cluster was brought up");
+        let family = how(names::family())?;
+        Ok(Self {
+            ours,
+            path,
+            proxy: how(names::proxy())?,
+            family: Family::named(&family).context("the cluster has a family of its own")?,
+        })
     }
 
     /// Builds the image, brings it to the nodes and applies deploy/portcullis.yaml; every agent is Ready then.

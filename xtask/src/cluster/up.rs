@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// How kube-proxy translates Services
     #[arg(long, value_enum, default_value_t = Proxy::Iptables)]
     proxy: Proxy,
+    /// Which family's addresses come first: those of nodes, pods and Services that have no other wish
+    #[arg(long, value_enum, default_value_t = Family::Ipv4)]
+    family: Family,
     /// Leave this node without a BPF file system at /sys/fs/bpf
     #[arg(long, value_name = "NODE")]
     without_bpffs: Vec<String>,
@@ -46,6 +49,39 @@ impl Proxy {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// The cluster has both families. The first one is that of `status.podIP`, of a Service that asks for one
+/// address, and of the API server's own.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// As people write it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+
+    /// The family of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Ipv4, Self::Ipv6]
+            .into_iter()
+            .find(|family| family.name() == name)
+    }
+
+    /// An IPv4 and an IPv6 word, in the order of preference.
+    pub(crate) fn ordered<T>(self, [four, six]: [T; 2]) -> [T; 2] {
+        match self {
+            Self::Ipv4 => [four, six],
+            Self::Ipv6 => [six, four],
         }
     }
 }
@@ -73,6 +109,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     create(names::root())?;
     create(&names::logs())?;
     write(&names::proxy(), options.proxy.name())?;
+    write(&names::family(), options.family.name())?;
     mounts::make_points(&down::mount_points_note())?;
     hierarchies.make(&nodes)?;
     hierarchies.join()?;
@@ -88,9 +125,10 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
         path: &path,
         images: &images,
         proxy: options.proxy,
+        family: options.family,
     };
     thread::scope(|scope| {
-        let api = scope.spawn(|| control::start_api(&place, &programs, &path));
+        let api = scope.spawn(|| control::start_api(&place, &programs, &path, options.family));
         // Nodes need it only for what comes after this.
         load::each(&nodes, |node| {
             network::make_node(node, &nodes)?;
@@ -102,7 +140,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
         api.join().expect("it does not panic")
     })?;
     steps.done("the API server is ready, containerd has the images");
-    control::start_controllers(&place, &programs, &path)?;
+    control::start_controllers(&place, &programs, &path, options.family)?;
     for node in &nodes {
         node::start_clients(*node, &Place::host(&hierarchies, *node)?, &fittings)?;
     }
