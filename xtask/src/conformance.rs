@@ -1,274 +1,65 @@
-//! `cargo xtask conformance e2e`: Kubernetes' own end-to-end tests of NetworkPolicy, on the cluster, with
-//! Portcullis installed as users install it.
+//! `cargo xtask conformance`: upstream suites judge Portcullis on the cluster, where it is installed as users
+//! install it, and docs/conformance.md says what came of it.
 //!
-//! ```text
-//! list (dry run) -> those that this kernel can run -> e2e.test, several at a time -> table, docs/conformance.md
-//! ```
-//! Every spec makes namespaces of its own, so several run beside each other.
+//! Each suite writes its own section of the page. No result is excused here: what a suite gets wrong by
+//! itself is named in its section, with the reason.
 
+pub(crate) mod cyclonus;
+mod e2e;
 mod page;
-mod spec;
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
-use crate::cluster::{Family, Proxy, Session};
-use crate::command::{last_lines, output, say};
-use crate::failure::Failure;
+use crate::cluster::Session;
+use crate::command::output;
 use crate::layout::Layout;
-use page::Circumstances;
-use spec::{Result as Outcome, Spec};
-
-/// All upstream specs of NetworkPolicy have it in their names.
-const FOCUS: &str = "Netpol";
-/// A line of progress this often.
-const PROGRESS: Duration = Duration::from_secs(30);
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
     /// Run Kubernetes' end-to-end tests of NetworkPolicy and write docs/conformance.md
-    E2e(Options),
-}
-
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Only specs whose names match; nothing is written then
-    #[arg(long, value_name = "REGEX")]
-    focus: Option<String>,
-    /// How kube-proxy translates Services
-    #[arg(long, value_enum, default_value_t = Proxy::Iptables)]
-    proxy: Proxy,
-    /// Use the cluster that is up, and leave it up
-    #[arg(long, conflicts_with = "proxy")]
-    running: bool,
-    /// How many specs at a time
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
-    jobs: u8,
-    /// End the suite after this many minutes
-    #[arg(long, default_value_t = 20)]
-    minutes: u64,
+    E2e(e2e::Options),
+    /// Run Cyclonus' cases of NetworkPolicy, hours of them, and write docs/conformance.md
+    Cyclonus(cyclonus::Options),
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<bool> {
-    let Verb::E2e(options) = verb;
-    let layout = Layout::find()?;
-    let started = Instant::now();
-    let session = if options.running {
-        Session::running()?
-    } else {
-        Session::up(options.proxy, Family::Ipv4)?
-    };
-    session.install(&layout)?;
-    let ready = started.elapsed();
-    let folder = layout.target.join("conformance");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).context("cannot remove what the last run left")?;
+    match verb {
+        Verb::E2e(options) => e2e::run(options),
+        Verb::Cyclonus(options) => cyclonus::run(options),
     }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let specs = list(&session, &folder, options.focus.as_deref().unwrap_or(FOCUS))?;
-    let sctp = has_sctp();
-    let (runnable, other): (Vec<Spec>, Vec<Spec>) =
-        specs.into_iter().partition(|spec| sctp || !spec.needs_sctp);
-    say(&format!(
-        "== {} specs, {} at a time",
-        runnable.len(),
-        options.jobs
-    ));
-    let mut outcomes = judge(&session, &folder, &runnable, options)?;
-    outcomes.extend(other.into_iter().map(Outcome::without_sctp));
-    outcomes.sort_by(|one, other| one.name.cmp(&other.name));
-    let circumstances = Circumstances {
-        kubernetes: session.version()?,
-        proxy: session.proxy.clone(),
-        kernel: kernel()?,
-    };
-    drop(session);
-    for line in page::table(&outcomes) {
-        println(&line);
-    }
-    say(&format!(
-        "{:.1} minutes: {:.1} until Portcullis was Ready, {:.1} for the specs; logs in {}",
-        minutes(started.elapsed()),
-        minutes(ready),
-        minutes(started.elapsed().saturating_sub(ready)),
-        folder.display()
-    ));
-    if options.focus.is_none() {
-        let path = layout.root.join("docs/conformance.md");
-        fs::write(&path, page::page(&circumstances, &outcomes))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let spec::Counts {
-        passed,
-        failed,
-        skipped,
-        impossible,
-    } = spec::count(&outcomes);
-    if impossible > 0 {
-        println(&format!("{impossible} cannot run on this kernel"));
-    }
-    println(&format!(
-        "{passed} passed, {failed} failed, {skipped} skipped"
-    ));
-    Ok(passed > 0 && failed == 0)
 }
 
-/// The specs of that name, as the suite itself lists them.
-fn list(session: &Session, folder: &Path, focus: &str) -> Result<Vec<Spec>> {
-    let report = folder.join("list.json");
-    let mut list = suite(session, &report)?;
-    list.arg("-ginkgo.dry-run")
-        .arg(format!("-ginkgo.focus={focus}"));
-    output(&mut list).context("the suite does not list its specs")?;
-    let specs = spec::listed(&report)?;
-    if specs.is_empty() {
-        return Err(Failure::new(
-            "cannot run specs",
-            format!("no spec has a name like `{focus}`"),
-            "name another --focus; all of NetworkPolicy's have Netpol in their names",
-        )
-        .into());
-    }
-    Ok(specs)
+/// Under what a suite ran.
+pub(crate) struct Circumstances {
+    kubernetes: String,
+    proxy: String,
+    kernel: String,
 }
 
-/// Runs the specs in as many processes as wanted, and reads what each came to.
-fn judge(
-    session: &Session,
-    folder: &Path,
-    specs: &[Spec],
-    options: &Options,
-) -> Result<Vec<Outcome>> {
-    let mut shares = Vec::new();
-    for share in 0..usize::from(options.jobs) {
-        let names: Vec<&Spec> = specs
-            .iter()
-            .skip(share)
-            .step_by(usize::from(options.jobs))
-            .collect();
-        if !names.is_empty() {
-            shares.push(Share::start(
-                session,
-                folder,
-                share,
-                &names,
-                options.minutes,
-            )?);
-        }
-    }
-    let started = Instant::now();
-    let limit = Duration::from_secs(options.minutes * 60) + PROGRESS;
-    let mut next = PROGRESS;
-    while shares.iter_mut().any(Share::runs) {
-        let elapsed = started.elapsed();
-        if elapsed > limit {
-            // It should have ended by itself; what it wrote until now counts.
-            shares.iter_mut().for_each(Share::end);
-        }
-        if elapsed >= next {
-            let done: usize = shares.iter().map(Share::done).sum();
-            say(&format!(
-                "  ... {done} of {} specs, {} s",
-                specs.len(),
-                elapsed.as_secs()
-            ));
-            next += PROGRESS;
-        }
-        thread::sleep(Duration::from_millis(200));
-    }
-    let mut outcomes = Vec::new();
-    for share in &shares {
-        outcomes.extend(share.outcomes());
-    }
-    for spec in specs {
-        if !outcomes.iter().any(|outcome| outcome.name == spec.name) {
-            outcomes.push(Outcome::unreported(spec));
-        }
-    }
-    Ok(outcomes)
-}
-
-/// A process of the suite with its part of the specs.
-struct Share {
-    child: Child,
-    log: PathBuf,
-    report: PathBuf,
-}
-
-impl Share {
-    fn start(
-        session: &Session,
-        folder: &Path,
-        number: usize,
-        specs: &[&Spec],
-        minutes: u64,
-    ) -> Result<Self> {
-        let log = folder.join(format!("{number}.log"));
-        let report = folder.join(format!("{number}.json"));
-        let output =
-            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let names: Vec<String> = specs.iter().map(|spec| spec::quoted(&spec.name)).collect();
-        let child = suite(session, &report)?
-            .arg(format!("-ginkgo.focus=({})$", names.join("|")))
-            .arg(format!("-ginkgo.timeout={minutes}m"))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("cannot share the log file")?)
-            .stderr(output)
-            .spawn()
-            .context("cannot run e2e.test")?;
-        Ok(Self { child, log, report })
-    }
-
-    fn runs(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    fn end(&mut self) {
-        // It may have ended meanwhile.
-        let _ = self.child.kill();
-    }
-
-    /// How many specs have ended.
-    fn done(&self) -> usize {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        // A dot for each that passed, in a row; a line that begins so for each that did not.
-        log.matches('•').count()
-    }
-
-    fn outcomes(&self) -> Vec<Outcome> {
-        spec::reported(&self.report).unwrap_or_else(|error| {
-            say(&format!("{error:#}; the log ends:"));
-            for line in last_lines(&self.log, 15) {
-                say(&format!("  | {line}"));
-            }
-            Vec::new()
+impl Circumstances {
+    fn of(session: &Session) -> Result<Self> {
+        Ok(Self {
+            kubernetes: session.version()?,
+            proxy: session.proxy.clone(),
+            kernel: kernel()?,
         })
     }
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.end();
-        let _ = self.child.wait();
+/// An empty folder for what a suite leaves.
+fn folder(layout: &Layout, suite: &str) -> Result<PathBuf> {
+    let folder = layout.target.join("conformance").join(suite);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).context("cannot remove what the last run left")?;
     }
-}
-
-fn suite(session: &Session, report: &Path) -> Result<Command> {
-    let mut command = session.program("e2e.test")?;
-    command
-        .args([
-            "-provider=local",
-            "-ginkgo.no-color",
-            "-ginkgo.silence-skips",
-        ])
-        .arg(format!("-ginkgo.json-report={}", report.display()));
-    Ok(command)
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Whether the kernel has SCTP sockets, after a chance to load the module.
@@ -290,9 +81,4 @@ fn kernel() -> Result<String> {
 
 fn minutes(time: Duration) -> f64 {
     time.as_secs_f64() / 60.0
-}
-
-fn println(line: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -66,6 +66,12 @@ impl Tally {
         self.notes.push(note);
     }
 
+    /// Counts what another suite reported.
+    pub(crate) fn add(&mut self, passed: u64, failed: u64) {
+        self.passed += passed;
+        self.failed += failed;
+    }
+
     pub(crate) fn ran(&self) -> u64 {
         self.passed + self.failed + self.skipped
     }

@@ -24,6 +24,7 @@ use clap::Args;
 use crate::build;
 use crate::cluster::{Family, Proxy, Session};
 use crate::command::say;
+use crate::conformance::cyclonus;
 use crate::failure::Failure;
 use crate::layout::Layout;
 use crate::tally::Tally;
@@ -183,7 +184,7 @@ fn on_this_kernel(
     Ok(())
 }
 
-/// A cluster for each way to translate Services: one, or with `--long` all.
+/// A cluster for each way to translate Services: one, or with `--long` all, and Cyclonus after them.
 fn on_a_cluster(
     layout: &Layout,
     options: &Options,
@@ -225,6 +226,12 @@ fn on_a_cluster(
             ready.as_secs_f64() / 60.0,
             started.elapsed().saturating_sub(ready).as_secs_f64() / 60.0
         ));
+    }
+    if options.long && !options.running && selection.filter.is_none() {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let (passed, failed) = cyclonus::everything(layout, family)?;
+            tally.add(passed, failed);
+        }
     }
     Ok(())
 }

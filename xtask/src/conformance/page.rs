@@ -1,94 +1,85 @@
-//! The table for the terminal, and docs/conformance.md.
+//! docs/conformance.md: a head, and a section of each suite, written when that suite has run and kept when another
+//! one does.
 //!
-//! The page has no date and no seconds: it changes when a result does.
+//! A section stands between two comments that bear its name. The page has no date and no seconds: it changes
+//! when a result does.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
 
-use super::spec::{Counts, Result, State, count};
+use anyhow::{Context, Result};
 
-/// Under what the specs ran.
-pub(crate) struct Circumstances {
-    pub(crate) kubernetes: String,
-    pub(crate) proxy: String,
-    pub(crate) kernel: String,
+use crate::cluster::Family;
+use crate::layout::Layout;
+
+const HEAD: &str = "# Conformance\n\n\
+    What suites of others say of Portcullis, on [a cluster of two nodes](cluster.md) with `deploy/portcullis.yaml` applied as\n\
+    it is. Nothing is written here by hand.\n";
+
+/// A part of the page that is written at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    E2e,
+    Cyclonus(Family),
 }
 
-/// A line for each spec, by name.
-pub(crate) fn table(results: &[Result]) -> Vec<String> {
-    results
-        .iter()
-        .map(|result| {
-            let word = word(&result.state);
-            let line = format!(
-                "{word:10} {:6.1} s  {}",
-                result.seconds,
-                short(&result.name)
-            );
-            match &result.state {
-                State::Passed => line,
-                State::Failed(why) | State::Skipped(why) | State::Impossible(why) => {
-                    format!("{line}\n{:21}{why}", "")
-                }
-            }
-        })
-        .collect()
+/// In the order in which they stand.
+const SECTIONS: [Section; 3] = [
+    Section::E2e,
+    Section::Cyclonus(Family::Ipv4),
+    Section::Cyclonus(Family::Ipv6),
+];
+
+impl Section {
+    fn name(self) -> String {
+        match self {
+            Self::E2e => "e2e".to_owned(),
+            Self::Cyclonus(family) => format!("cyclonus {}", family.name()),
+        }
+    }
+
+    /// What the page has of it.
+    fn within(self, page: &str) -> Option<&str> {
+        let (begin, end) = self.marks();
+        let (_, rest) = page.split_once(&begin)?;
+        Some(rest.split_once(&end)?.0)
+    }
+
+    fn marks(self) -> (String, String) {
+        let name = self.name();
+        (
+            format!("<!-- {name}: begin -->\n"),
+            format!("<!-- {name}: end -->\n"),
+        )
+    }
 }
 
-pub(crate) fn page(circumstances: &Circumstances, results: &[Result]) -> String {
-    let Counts {
-        passed,
-        failed,
-        skipped,
-        impossible,
-    } = count(results);
-    let Circumstances {
-        kubernetes,
-        proxy,
-        kernel,
-    } = circumstances;
-    let mut page = format!(
-        "# Conformance\n\n\
-         Kubernetes' own end-to-end tests of NetworkPolicy, all with `Netpol` in their names, on a cluster of two nodes with\n\
-         `deploy/portcullis.yaml` applied as it is. `cargo xtask conformance e2e` runs them and writes this page.\n\n\
-         | | |\n|---|---|\n\
-         | Kubernetes | {kubernetes} |\n\
-         | kube-proxy | {proxy} |\n\
-         | Linux | {kernel} |\n\
-         | Addresses | IPv4 and IPv6 |\n\
-         | Passed | {passed} of {} |\n\
-         | Failed | {failed} |\n\
-         | Skipped by the suite | {skipped} |\n\
-         | Cannot run on this kernel | {impossible} |\n\n\
-         | spec | result |\n|---|---|\n",
-        results.len()
-    );
-    for result in results {
-        let said = match &result.state {
-            State::Passed => "passed".to_owned(),
-            State::Failed(why) | State::Skipped(why) | State::Impossible(why) => {
-                format!("{}: {}", word(&result.state), why.replace('|', "/"))
-            }
+/// Puts a section in the place of the one that the page has.
+pub(crate) fn write(layout: &Layout, section: Section, text: &str) -> Result<()> {
+    let path = layout.root.join("docs/conformance.md");
+    let page = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        page => page.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    fs::write(&path, replaced(&page, section, text))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn replaced(page: &str, section: Section, text: &str) -> String {
+    let mut new = HEAD.to_owned();
+    for each in SECTIONS {
+        let (begin, end) = each.marks();
+        let text = if each == section {
+            Some(text)
+        } else {
+            each.within(page)
         };
-        let name = short(&result.name).replace('|', "/");
-        writeln!(page, "| {name} | {said} |").expect("a string takes everything");
+        if let Some(text) = text {
+            write!(new, "\n{begin}{text}{end}").expect("a string takes everything");
+        }
     }
-    page
-}
-
-fn word(state: &State) -> &'static str {
-    match state {
-        State::Passed => "passed",
-        State::Failed(_) => "FAILED",
-        State::Skipped(_) => "skipped",
-        State::Impossible(_) => "cannot run",
-    }
-}
-
-/// Without what all of them say.
-fn short(name: &str) -> &str {
-    let name = name.strip_prefix("[sig-network] ").unwrap_or(name);
-    name.strip_suffix(" [Feature:NetworkPolicy]")
-        .unwrap_or(name)
+    new
 }
 
 #[cfg(test)]
@@ -96,27 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_names_each_spec_with_the_reason_that_it_did_not_pass() {
-        let result = |name: &str, state| Result {
-            name: format!("[sig-network] {name} [Feature:NetworkPolicy]"),
-            state,
-            seconds: 7.0,
-        };
-        let results = [
-            result("a", State::Passed),
-            result("b", State::Failed("failed: x | y".to_owned())),
-            result("c", State::Impossible("no SCTP".to_owned())),
-        ];
-        let circumstances = Circumstances {
-            kubernetes: "v1".to_owned(),
-            proxy: "iptables".to_owned(),
-            kernel: "6.18.0".to_owned(),
-        };
-        let page = page(&circumstances, &results);
-        assert!(page.contains("| Passed | 1 of 3 |"));
-        assert!(page.ends_with(
-            "| a | passed |\n| b | FAILED: failed: x / y |\n| c | cannot run: no SCTP |\n"
-        ));
-        assert_eq!(table(&results)[0], "passed        7.0 s  a");
+    fn a_section_takes_the_place_of_its_predecessor_and_leaves_the_others_alone() {
+        let first = replaced("old words\n", Section::Cyclonus(Family::Ipv4), "four\n");
+        assert!(first.starts_with(HEAD) && !first.contains("old words"));
+        let second = replaced(&first, Section::E2e, "specs\n");
+        assert!(second.find("specs").expect("it is there") < second.find("four").expect("too"));
+        let third = replaced(&second, Section::Cyclonus(Family::Ipv4), "4\n");
+        assert!(third.contains("\n4\n") && third.contains("specs\n") && !third.contains("four"));
+        assert_eq!(replaced(&third, Section::E2e, "specs\n"), third);
     }
 }
