@@ -162,6 +162,12 @@ fn judge(
             log.display()
         ));
         answers.push(round.ask(session, &log, wait)?);
+        if all {
+            // A round takes an hour or two: what is known is written at once.
+            let circumstances = Circumstances::of(session)?;
+            let text = section::section(&circumstances, session.family, wait, &answers);
+            page::write(layout, Section::Cyclonus(session.family), &text)?;
+        }
     }
     clear(session)?;
     for line in section::table(&answers) {
@@ -172,11 +178,6 @@ fn judge(
         minutes(started.elapsed()),
         folder.display()
     ));
-    if all {
-        let circumstances = Circumstances::of(session)?;
-        let text = section::section(&circumstances, session.family, wait, &answers);
-        page::write(layout, Section::Cyclonus(session.family), &text)?;
-    }
     let verdicts = answers.iter().flat_map(|answer| &answer.verdicts);
     let (passed, failed): (Vec<_>, Vec<_>) = verdicts.partition(|(_, verdict)| verdict.is_good());
     Ok((passed.len() as u64, failed.len() as u64))

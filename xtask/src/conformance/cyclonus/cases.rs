@@ -243,7 +243,8 @@ impl Reader {
             self.said.insert(command.to_owned(), said.trim().to_owned());
         } else if let Some((command, why)) = command(message, "unable to run command ") {
             let said = self.said.remove(command).unwrap_or_default();
-            if said != "TIMEOUT" || !why.contains("command terminated with exit code 1") {
+            if !said.starts_with("TIMEOUT") || !why.contains("command terminated with exit code 1")
+            {
                 let why = why.lines().next().unwrap_or_default().trim().to_owned();
                 self.complain(format!("`{command}` said `{said}`: {why}"));
             }
@@ -491,7 +492,10 @@ mod tests {
         );
         let ended = r"command terminated with exit code 1\nunable to stream command";
         let vain = [
-            say("stdout, stderr from", r"\nTIMEOUT\r\n\n"),
+            say(
+                "stdout, stderr from",
+                r"\nTIMEOUT: read udp 10.0.0.2:9->10.0.0.1:80: i/o timeout\r\n\n",
+            ),
             say("unable to run command", ended),
         ];
         let lines: Vec<&str> = vain.iter().map(String::as_str).collect();
