@@ -11,7 +11,8 @@
 //! | `PORTCULLIS_LONG` | `1` with `--long`: more rounds, larger worlds |
 //! | `PORTCULLIS_XTASK` | this program, for `cluster run` (cluster rung only) |
 //!
-//! The cluster rung needs minutes and Go, so it runs only when it is named: `test cluster`.
+//! The cluster rung needs minutes and Go, so it runs only when it is named: `test cluster`. With `--long` it needs
+//! hours: Cyclonus has its say then.
 
 use std::collections::BTreeSet;
 use std::fs;
