@@ -17,6 +17,7 @@ mod failure;
 mod guest;
 mod image;
 mod initramfs;
+mod kernel;
 mod layout;
 mod lint;
 mod object;

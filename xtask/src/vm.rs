@@ -21,6 +21,7 @@ use crate::build;
 use crate::command::{HEARTBEAT, quiet, say};
 use crate::failure::Failure;
 use crate::guest::{self, Load, MARK};
+use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::setup;
 use crate::tally::{Tally, show};
@@ -66,8 +67,9 @@ impl Guest<'_> {
             tally.fail(format!("no test file runs on kernel {}", self.kernel));
             return Ok(());
         }
-        setup::ensure(setup::VM_TOOLS, &format!("tests on kernel {}", self.kernel))?;
-        let kernel = guest::kernel(self.kernel)?;
+        let purpose = format!("tests on kernel {}", self.kernel);
+        setup::ensure(setup::VM_TOOLS, &purpose)?;
+        let kernel = Kernel::find(self.kernel, &purpose)?;
         let products = build::products(layout, true)?;
         let folder = layout.target.join("vm");
         fs::create_dir_all(&folder)
