@@ -8,7 +8,7 @@
 //! 3. the machine's link, the cgroups, the mount points, the folder.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use super::cgroup::Hierarchies;
 use super::mounts::remove_points;
 use super::names::{self, LINK};
-use super::network::{execute, remove_link};
+use super::network::{execute, link_exists, remove_link};
 use crate::command::say;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -73,10 +73,6 @@ pub(crate) fn clear() -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn link_exists() -> bool {
-    Path::new("/sys/class/net").join(LINK).exists()
 }
 
 /// What is mounted in our folder, in the order in which they were mounted.
