@@ -1,10 +1,10 @@
-//! `cargo xtask cluster`: a real Kubernetes cluster on this machine, without Docker, virtual machines or
-//! images from outside.
+//! `cargo xtask cluster`: a real Kubernetes cluster on this machine, without Docker or images from outside.
 //!
 //! ```text
 //! programs (Go modules, Debian) -> images -> control plane in a namespace -> nodes -> CoreDNS
 //! ```
-//! A node is a network and a mount namespace with its own containerd, kubelet, kube-proxy and bpffs. All
+//! A node is a network and a mount namespace with its own containerd, kubelet, kube-proxy and bpffs; one may be
+//! a virtual machine with another kernel. All
 //! processes are in one cgroup, all files in one folder, namespaces are kept by pins in that folder or by
 //! those processes: whatever happens, [`down`] finds everything by these two names. How it looks from outside: docs/cluster.md.
 
@@ -12,6 +12,7 @@ mod cgroup;
 mod control;
 mod daemon;
 mod down;
+mod guest;
 mod images;
 mod load;
 mod mounts;
@@ -61,6 +62,13 @@ pub(crate) enum Verb {
     },
     /// End the cluster and remove everything of it
     Down,
+    /// Run a command in a guest; whoever runs this is in the control plane's namespace
+    #[command(hide = true)]
+    Wire {
+        node: String,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
 }
 
 pub(crate) fn run(verb: &Verb) -> Result<()> {
@@ -91,6 +99,7 @@ pub(crate) fn run(verb: &Verb) -> Result<()> {
             let _alone = alone()?;
             down::down()
         }
+        Verb::Wire { node, command } => guest::wire::run(run::find(node)?, command),
     }
 }
 

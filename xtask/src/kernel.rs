@@ -19,6 +19,18 @@ use crate::setup;
 /// Kernels that we can boot: version, Debian meta-package, how the real package's name starts.
 const KERNELS: &[(&str, &str, &str)] = &[("6.1", "linux-image-cloud-amd64", "linux-image-6.1.")];
 
+/// The version as we know it, for the command line.
+pub(crate) fn known(version: &str) -> Result<&'static str, String> {
+    let mut known = KERNELS.iter().map(|(version, ..)| *version);
+    known
+        .clone()
+        .find(|known| *known == version)
+        .ok_or_else(|| {
+            let list: Vec<&str> = known.by_ref().collect();
+            format!("kernels that can be had: {}", list.join(", "))
+        })
+}
+
 /// A kernel image and its modules.
 pub(crate) struct Kernel {
     pub(crate) release: String,

@@ -14,7 +14,7 @@ use super::place::Place;
 use crate::command::last_lines;
 use crate::failure::Failure;
 
-/// A program that outlives us. Its output is in a log; `down` finds it by its cgroup.
+/// A program that may outlive us. Its output is in a log; `down` finds it by its cgroup.
 pub(crate) struct Daemon {
     name: String,
     child: Child,
@@ -47,6 +47,13 @@ impl Daemon {
             .with_context(|| format!("cannot start {name}"))?;
         let name = name.to_owned();
         Ok(Self { name, child, log })
+    }
+
+    /// Ends a program that is not to outlive us.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.child.kill().context("cannot end a child")?;
+        self.child.wait().context("cannot wait for a child")?;
+        Ok(())
     }
 
     /// Waits until the answer is yes, and no longer than the program lives; `what` says the contrary.

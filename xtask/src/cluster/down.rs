@@ -3,8 +3,9 @@
 //! Nothing is remembered but the mount points. Processes are the members of our cgroup, files and the
 //! pins of network namespaces are in our folder. The order:
 //!
-//! 1. all processes, at once: mount namespaces go with them, and all that is mounted there;
-//! 2. the pins: network namespaces go with them, and all links there;
+//! 1. all processes, at once: mount namespaces go with them, and all that is mounted there; so do virtual
+//!    machines;
+//! 2. the pins: network namespaces go with them, and all links there, virtual machines' cards too;
 //! 3. the machine's link, the cgroups, the mount points, the folder.
 
 use std::fs;

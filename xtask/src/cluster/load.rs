@@ -1,13 +1,15 @@
 //! `cargo xtask cluster load`: the same images on every node.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 use super::names::Node;
+use super::node::SOCKET;
 use super::place::Place;
 use super::run;
 use crate::command::say;
@@ -23,7 +25,10 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     let nodes = Node::present();
-    each(&nodes, |node| import(&Place::on(node)?, &path, &files))?;
+    let socket = Path::new(SOCKET);
+    each(&nodes, |node| {
+        import(&Place::on(node)?, &path, socket, &files)
+    })?;
     let names: Vec<String> = nodes.into_iter().map(Node::name).collect();
     say(&format!(
         "Loaded {} file(s) on {}",
@@ -33,19 +38,26 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Whether containerd does.
+pub(crate) fn answers(place: &Place, path: &OsStr, socket: &Path) -> bool {
+    let answer = ctr(place, path, socket).arg("version").output();
+    answer.is_ok_and(|output| output.status.success())
+}
+
 /// Imports images where containerd runs.
-pub(crate) fn import(place: &Place, path: &OsStr, files: &[PathBuf]) -> Result<()> {
+pub(crate) fn import(place: &Place, path: &OsStr, socket: &Path, files: &[PathBuf]) -> Result<()> {
     for file in files {
-        let output = place
-            .command("ctr")
-            .env("PATH", path)
-            .args(["--namespace", "k8s.io", "images", "import", "--local"])
-            .arg(file)
-            .stdin(Stdio::null())
+        let output = ctr(place, path, socket)
+            // A guest does not have the file.
+            .args(["--namespace", "k8s.io", "images", "import", "--local", "-"])
+            .stdin(File::open(file).with_context(|| format!("cannot read {}", file.display()))?)
+            .stderr(Stdio::piped())
             .output()
             .context("cannot run ctr")?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
+            // Over a guest's wire errors come as output.
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
             return Err(Failure::new(
                 format!("cannot load {}", file.display()),
                 said.trim().lines().last().unwrap_or("ctr does not say"),
@@ -55,6 +67,12 @@ pub(crate) fn import(place: &Place, path: &OsStr, files: &[PathBuf]) -> Result<(
         }
     }
     Ok(())
+}
+
+fn ctr(place: &Place, path: &OsStr, socket: &Path) -> Command {
+    let mut command = place.command("ctr");
+    command.env("PATH", path).arg("--address").arg(socket);
+    command
 }
 
 /// Does the same for all nodes at a time; the first error is the answer.

@@ -1,5 +1,6 @@
 //! Every name and address of the cluster. What is not made of these is not ours.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The cgroup that holds all processes, and the name of the lock.
@@ -25,6 +26,8 @@ pub(crate) const API_SERVICE: [&str; 2] = ["10.101.0.1", "fd11::1"];
 /// As in tests/cluster/coredns/objects.yaml.
 pub(crate) const DNS_SERVICE: &str = "10.101.0.10";
 pub(crate) const MOST_NODES: u8 = 9;
+/// The two ends of a guest's wire: in the control plane's namespace, and in the guest.
+pub(crate) const WIRE_6: [&str; 2] = ["fe80::1", "fe80::2"];
 
 pub(crate) fn root() -> &'static Path {
     Path::new(ROOT)
@@ -113,5 +116,20 @@ impl Node {
 
     pub(crate) fn network(self) -> PathBuf {
         pins().join(format!("{}-net", self.name()))
+    }
+
+    /// The kernel that it has to itself, if it is a guest.
+    pub(crate) fn kernel(self) -> Option<String> {
+        fs::read_to_string(self.kernel_note()).ok()
+    }
+
+    /// Says which; only guests have it.
+    pub(crate) fn kernel_note(self) -> PathBuf {
+        self.folder().join("kernel")
+    }
+
+    /// The card by which a guest takes commands.
+    pub(crate) fn wire(self) -> String {
+        format!("wire{}", self.0)
     }
 }

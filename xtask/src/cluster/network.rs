@@ -5,7 +5,8 @@
 //!                                                               --- eth0 10.78.0.12 [n2] --- pods 10.61.2.0/24
 //! ```
 //! The same with `fd78::` and `fd61::`. Nodes route to each other's pods directly and send the rest to the
-//! control plane's namespace, which has no way on: nothing of the cluster leaves the machine.
+//! control plane's namespace, which has no way on: nothing of the cluster leaves the machine. A guest's eth0 is
+//! a card that QEMU makes of a tap, which is a port of br0 like the others.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::daemon::create;
 use super::names::{
-    CONTROL_4, CONTROL_6, LINK, LINK_4, LINK_6, NODES, Node, control_network, pins,
+    CONTROL_4, CONTROL_6, LINK, LINK_4, LINK_6, NODES, Node, WIRE_6, control_network, pins,
 };
 use super::place::joined;
 use crate::command::describe;
@@ -92,6 +93,26 @@ pub(crate) fn make_node(node: Node, nodes: &[Node]) -> Result<()> {
             network.display()
         ),
     )?;
+    ip(Some(&network), &node_lines(node, nodes)?)
+}
+
+/// The cards of a guest: its eth0 on the bridge, and the wire.
+pub(crate) fn make_cards(node: Node) -> Result<()> {
+    let (port, wire, [here, _]) = (node.name(), node.wire(), WIRE_6);
+    ip(
+        Some(&control_network()),
+        &format!(
+            "tuntap add dev {port} mode tap\n\
+             link set {port} master br0 up\n\
+             tuntap add dev {wire} mode tap\n\
+             addr add {here}/64 dev {wire} nodad\n\
+             link set {wire} up\n"
+        ),
+    )
+}
+
+/// What `ip -batch` does where the node is.
+pub(crate) fn node_lines(node: Node, nodes: &[Node]) -> Result<String> {
     let mut lines = format!(
         "link set lo up\n\
          addr add {}/24 dev eth0\n\
@@ -105,7 +126,7 @@ pub(crate) fn make_node(node: Node, nodes: &[Node]) -> Result<()> {
     for other in nodes.iter().filter(|other| **other != node) {
         lines += &routes_to_pods(*other)?;
     }
-    ip(Some(&network), &lines)
+    Ok(lines)
 }
 
 fn routes_to_pods(node: Node) -> Result<String> {

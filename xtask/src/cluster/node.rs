@@ -16,7 +16,11 @@ use super::place::Place;
 use super::programs::Programs;
 use super::up::{Family, Proxy};
 
-const LIMIT: Duration = Duration::from_mins(1);
+/// A guest is slow.
+const LIMIT: Duration = Duration::from_mins(2);
+/// Settings, in the node's folder.
+const RUNTIME: &str = "containerd.toml";
+const KUBELET: &str = "kubelet.json";
 /// Where containerd is told to listen: its default.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -29,40 +33,44 @@ pub(crate) struct Fittings<'a> {
     pub(crate) family: Family,
 }
 
-/// Starts containerd and gives it the images; the API server need not be there.
-pub(crate) fn start_runtime(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
+/// Writes the settings of all that runs on a node.
+pub(crate) fn settle(node: Node, programs: &Programs) -> Result<()> {
     let folder = node.folder();
-    let settings = folder.join("containerd.toml");
-    write(&settings, runtime(&folder, fittings.programs)?)?;
-    write(
-        &folder.join("net.d/10-ptp.conflist"),
-        network(node, &folder),
-    )?;
-    let args = [option("config", settings)];
+    for (name, content) in [
+        (RUNTIME, runtime(node, programs)?),
+        ("net.d/10-ptp.conflist", network(node, &folder)),
+        (KUBELET, kubelet(node, &folder)),
+        (
+            "resolv.conf",
+            "# The cluster has no way out, and nobody to ask.\n".to_owned(),
+        ),
+    ] {
+        write(&folder.join(name), content)?;
+    }
+    Ok(())
+}
+
+/// Starts containerd; the API server need not be there.
+pub(crate) fn start_runtime(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
+    let args = [option("config", node.folder().join(RUNTIME))];
     start(node, "containerd", &args, place, fittings)?.wait_until(
         &format!("containerd does not answer on {}", node.name()),
         LIMIT,
-        || {
-            let mut ctr = place.command("ctr");
-            let answer = ctr.env("PATH", fittings.path).arg("version").output();
-            answer.is_ok_and(|output| output.status.success())
-        },
-    )?;
-    load::import(place, fittings.path, fittings.images)
+        || load::answers(place, fittings.path, Path::new(SOCKET)),
+    )
+}
+
+/// Gives containerd the images that every node has.
+pub(crate) fn load_images(place: &Place, fittings: &Fittings<'_>) -> Result<()> {
+    load::import(place, fittings.path, Path::new(SOCKET), fittings.images)
 }
 
 /// Starts kubelet and kube-proxy, which wait for the API server by themselves.
 pub(crate) fn start_clients(node: Node, place: &Place, fittings: &Fittings<'_>) -> Result<()> {
     let name = node.name();
     let folder = node.folder();
-    let settings = folder.join("kubelet.json");
-    write(&settings, kubelet(node, &folder))?;
-    write(
-        &folder.join("resolv.conf"),
-        "# The cluster has no way out, and nobody to ask.\n",
-    )?;
     let args = [
-        option("config", settings),
+        option("config", folder.join(KUBELET)),
         option("kubeconfig", config(&name)),
         format!("--hostname-override={name}"),
         format!(
@@ -98,17 +106,24 @@ fn start(
     Daemon::start(&log, place, &file, args, fittings.path)
 }
 
+/// Where containerd keeps images and containers.
+pub(crate) fn store(node: Node) -> PathBuf {
+    node.folder().join("containerd")
+}
+
 fn option(name: &str, path: impl AsRef<Path>) -> String {
     format!("--{name}={}", path.as_ref().display())
 }
 
-fn runtime(folder: &Path, programs: &Programs) -> Result<String> {
+fn runtime(node: Node, programs: &Programs) -> Result<String> {
+    let (folder, store) = (node.folder(), store(node));
     let plugins = programs.plugins()?;
     let runc = programs.find("runc")?;
-    let (folder, plugins, runc) = (folder.display(), plugins.display(), runc.display());
+    let (folder, store) = (folder.display(), store.display());
+    let (plugins, runc) = (plugins.display(), runc.display());
     Ok(format!(
         r#"version = 3
-root = "{folder}/containerd"
+root = "{store}"
 state = "/run/containerd"
 [grpc]
   address = "{SOCKET}"
@@ -151,6 +166,11 @@ fn network(node: Node, folder: &Path) -> String {
 
 fn kubelet(node: Node, folder: &Path) -> String {
     let serving = format!("{}-serving", node.name());
+    // A guest has all cgroups to itself.
+    let cgroup = match node.kernel() {
+        Some(_) => "/".to_owned(),
+        None => format!("/{}", node.cgroup()),
+    };
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -164,7 +184,7 @@ fn kubelet(node: Node, folder: &Path) -> String {
         "tlsPrivateKeyFile": key(&serving),
         "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}", node.cgroup()),
+        "cgroupRoot": cgroup,
         "failCgroupV1": false,
         "clusterDNS": [DNS_SERVICE],
         "clusterDomain": "cluster.local",

@@ -1,5 +1,6 @@
-//! Where a process of the cluster runs: a cgroup, a network and a mount namespace.
+//! Where a process of the cluster runs: a cgroup, a network and a mount namespace, or a guest.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,6 +9,7 @@ use anyhow::Result;
 
 use super::cgroup::Hierarchies;
 use super::names::{self, Node};
+use crate::failure::Failure;
 
 /// Joins the cgroup first: its path is not the same in the node's mount namespace.
 const ENTER: &str = r#"echo 0 >"$0/cgroup.procs" && exec "$@""#;
@@ -16,6 +18,8 @@ pub(crate) struct Place {
     cgroup: PathBuf,
     network: PathBuf,
     mounts: Option<PathBuf>,
+    /// What leads on into a guest: a command of ours that passes the words over its wire.
+    wire: Vec<OsString>,
 }
 
 impl Place {
@@ -24,6 +28,15 @@ impl Place {
             cgroup: hierarchies.control(),
             network: names::control_network(),
             mounts: None,
+            wire: Vec::new(),
+        }
+    }
+
+    /// Where a guest's QEMU is: in the node's cgroup, beside the control plane.
+    pub(crate) fn machine(hierarchies: &Hierarchies, node: Node) -> Self {
+        Self {
+            cgroup: hierarchies.host(node),
+            ..Self::control(hierarchies)
         }
     }
 
@@ -33,16 +46,25 @@ impl Place {
             cgroup: hierarchies.holder(node),
             network: node.network(),
             mounts: None,
+            wire: Vec::new(),
         }
     }
 
     /// A node as its own daemons see it.
     pub(crate) fn host(hierarchies: &Hierarchies, node: Node) -> Result<Self> {
+        if node.kernel().is_some() {
+            let words = ["cluster", "wire", &node.name(), "--"].map(OsString::from);
+            return Ok(Self {
+                wire: [vec![ourselves()?.into()], words.to_vec()].concat(),
+                ..Self::machine(hierarchies, node)
+            });
+        }
         let holder = hierarchies.held_by(node)?;
         Ok(Self {
             cgroup: hierarchies.host(node),
             network: node.network(),
             mounts: Some(format!("/proc/{holder}/ns/mnt").into()),
+            wire: Vec::new(),
         })
     }
 
@@ -61,19 +83,19 @@ impl Place {
         self.prefixed(&["setsid"], program.as_ref())
     }
 
-    /// The same, in a folder of that place.
+    /// The same, in a folder of that place. A guest does not have our folders: there it is the root.
     pub(crate) fn command_in(&self, folder: &OsStr, program: &OsStr) -> Command {
         let mut command = self.enter(&[]);
-        command
-            .arg(joined("--wdns=", folder))
-            .arg("--")
-            .arg(program);
+        if self.wire.is_empty() {
+            command.arg(joined("--wdns=", folder));
+        }
+        command.arg("--").args(&self.wire).arg(program);
         command
     }
 
     fn prefixed(&self, prefix: &[&str], program: &OsStr) -> Command {
         let mut command = self.enter(prefix);
-        command.arg("--").arg(program);
+        command.arg("--").args(&self.wire).arg(program);
         command
     }
 
@@ -87,6 +109,18 @@ impl Place {
         }
         command
     }
+}
+
+/// The file of this program.
+pub(crate) fn ourselves() -> Result<PathBuf> {
+    env::current_exe().map_err(|source| {
+        Failure::new(
+            "cannot run a command of our own",
+            source.to_string(),
+            "start it by cargo xtask",
+        )
+        .into()
+    })
 }
 
 /// An option and its value as one word.

@@ -51,7 +51,8 @@ pub(crate) fn path() -> Result<OsString> {
         .context("a folder's name has a colon")
 }
 
-fn find(name: &str) -> Result<Node> {
+/// A node of the cluster, by its name.
+pub(crate) fn find(name: &str) -> Result<Node> {
     let nodes = Node::present();
     nodes
         .iter()

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::place::ourselves;
 use super::up::{Family, Proxy};
 use super::{load, names, run};
 use crate::command::{loud, output, say};
-use crate::failure::Failure;
 use crate::image;
 use crate::layout::Layout;
 use crate::setup;
@@ -47,7 +47,7 @@ impl Session {
             "--family",
             &family,
         ];
-        loud(ourselves()?.args(words), "bring a cluster up")?;
+        loud(Command::new(ourselves()?).args(words), "bring a cluster up")?;
         Self::of(true)
     }
 
@@ -119,7 +119,7 @@ impl Session {
     pub(crate) fn enter(&self, command: &mut Command) -> Result<()> {
         run::client(command)
             .env("PATH", &self.path)
-            .env("PORTCULLIS_XTASK", ourselves()?.get_program());
+            .env("PORTCULLIS_XTASK", ourselves()?);
         Ok(())
     }
 
@@ -155,23 +155,12 @@ impl Drop for Session {
         if !self.ours {
             return;
         }
-        let down = ourselves().and_then(|mut command| {
+        let down = ourselves().and_then(|file| {
+            let mut command = Command::new(file);
             loud(command.args(["cluster", "down"]), "take the cluster down")
         });
         if let Err(error) = down {
             say(&crate::failure::three_lines(&error));
         }
     }
-}
-
-/// This program.
-fn ourselves() -> Result<Command> {
-    let file = env::current_exe().map_err(|source| {
-        Failure::new(
-            "cannot run a command of our own",
-            source.to_string(),
-            "start it by cargo xtask",
-        )
-    })?;
-    Ok(Command::new(file))
 }

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 use super::cgroup::Hierarchies;
 use super::daemon::{create, write};
+use super::guest::Machine;
 use super::names::{self, MOST_NODES, Node};
 use super::network;
 use super::place::Place;
@@ -18,9 +19,11 @@ use super::programs::Programs;
 use super::{control, down, images, load, mounts, node, pki, programs, run};
 use crate::command::{output, quiet, say};
 use crate::failure::Failure;
+use crate::kernel;
 use crate::layout::Layout;
 
-const LIMIT: Duration = Duration::from_mins(2);
+/// For all nodes to become Ready. A virtual machine is slow.
+const LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -33,6 +36,9 @@ pub(crate) struct Options {
     /// Which family's addresses come first: those of nodes, pods and Services that have no other wish
     #[arg(long, value_enum, default_value_t = Family::Ipv4)]
     family: Family,
+    /// Add a node in a virtual machine with a kernel of this version
+    #[arg(long, value_name = "VERSION", value_parser = kernel::known)]
+    kernel: Option<&'static str>,
     /// Leave this node without a BPF file system at /sys/fs/bpf
     #[arg(long, value_name = "NODE")]
     without_bpffs: Vec<String>,
@@ -87,7 +93,14 @@ impl Family {
 }
 
 pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
-    let nodes = Node::first(options.nodes);
+    let mut nodes = Node::first(options.nodes);
+    let machine = match options.kernel {
+        Some(version) => {
+            nodes.push(Node(options.nodes + 1));
+            Some(Machine::find(layout, version, nodes[nodes.len() - 1])?)
+        }
+        None => None,
+    };
     check(options, &nodes)?;
     let hierarchies = Hierarchies::find()?;
     if names::finished().exists() && hierarchies.control_lives() {
@@ -108,6 +121,9 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     let path = programs.path()?;
     create(names::root())?;
     create(&names::logs())?;
+    if let Some(machine) = &machine {
+        machine.note()?;
+    }
     write(&names::proxy(), options.proxy.name())?;
     write(&names::family(), options.family.name())?;
     mounts::make_points(&down::mount_points_note())?;
@@ -131,11 +147,19 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
         let api = scope.spawn(|| control::start_api(&place, &programs, &path, options.family));
         // Nodes need it only for what comes after this.
         load::each(&nodes, |node| {
-            network::make_node(node, &nodes)?;
             let bpffs = !options.without_bpffs.contains(&node.name());
-            mounts::make(node, &Place::bare(&hierarchies, node), bpffs, &path)?;
             pki::make_node(node)?;
-            node::start_runtime(node, &Place::host(&hierarchies, node)?, &fittings)
+            node::settle(node, &programs)?;
+            if let Some(machine) = machine.as_ref().filter(|machine| machine.node == node) {
+                machine.start(&nodes, bpffs, &fittings, &hierarchies)?;
+                steps.done(&format!("{} has booted", node.name()));
+                return node::start_runtime(node, &Place::host(&hierarchies, node)?, &fittings);
+            }
+            network::make_node(node, &nodes)?;
+            mounts::make(node, &Place::bare(&hierarchies, node), bpffs, &path)?;
+            let place = Place::host(&hierarchies, node)?;
+            node::start_runtime(node, &place, &fittings)?;
+            node::load_images(&place, &fittings)
         })?;
         api.join().expect("it does not panic")
     })?;
@@ -150,7 +174,7 @@ pub(crate) fn up(layout: &Layout, options: &Options) -> Result<()> {
     quiet(
         kubectl(&programs)?
             .args(["--namespace", "kube-system", "rollout", "status"])
-            .args(["deployment/coredns", "--timeout=90s"]),
+            .args(["deployment/coredns", "--timeout=180s"]),
         "wait for CoreDNS",
     )?;
     finish(&programs)?;
@@ -172,6 +196,14 @@ impl Steps {
 }
 
 fn check(options: &Options, nodes: &[Node]) -> Result<()> {
+    if nodes.len() > usize::from(MOST_NODES) {
+        return Err(Failure::new(
+            format!("cannot make {} nodes", nodes.len()),
+            format!("there are addresses for {MOST_NODES}, and the virtual machine is one of them"),
+            format!("name fewer: --nodes {}", MOST_NODES - 1),
+        )
+        .into());
+    }
     for name in &options.without_bpffs {
         if !nodes.iter().any(|node| node.name() == *name) {
             return Err(Failure::new(
