@@ -6,6 +6,7 @@
 
 pub(crate) mod cyclonus;
 mod e2e;
+mod ground;
 mod page;
 
 use std::fs;

@@ -203,7 +203,7 @@ fn on_a_cluster(
     for proxy in proxies {
         let started = Instant::now();
         let session = match proxy {
-            Some(proxy) => Session::up(proxy, Family::Ipv4)?,
+            Some(proxy) => Session::up(proxy, Family::Ipv4, None)?,
             None => Session::running()?,
         };
         session.install(layout)?;

@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::names::{self, Node};
 use super::place::ourselves;
 use super::up::{Family, Proxy};
-use super::{load, names, run};
+use super::{load, run};
 use crate::command::{loud, output, say};
 use crate::image;
 use crate::layout::Layout;
@@ -35,8 +36,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Brings a cluster up.
-    pub(crate) fn up(proxy: Proxy, family: Family) -> Result<Self> {
+    /// Brings a cluster up, with a virtual machine if a kernel is named.
+    pub(crate) fn up(proxy: Proxy, family: Family, kernel: Option<&str>) -> Result<Self> {
         setup::need_root("test on the cluster", "the same command")?;
         let family = family.name().to_lowercase();
         let words = [
@@ -47,7 +48,12 @@ impl Session {
             "--family",
             &family,
         ];
-        loud(Command::new(ourselves()?).args(words), "bring a cluster up")?;
+        let mut up = Command::new(ourselves()?);
+        up.args(words);
+        if let Some(kernel) = kernel {
+            up.args(["--kernel", kernel]);
+        }
+        loud(&mut up, "bring a cluster up")?;
         Self::of(true)
     }
 
@@ -86,7 +92,13 @@ impl Session {
         }
         let mut status = self.kubectl()?;
         status.args(["-n", NAMESPACE, "rollout", "status", DAEMON_SET]);
-        status.arg("--timeout=120s");
+        // A virtual machine is slow.
+        let limit = if self.nodes().iter().any(|(_, kernel)| kernel.is_some()) {
+            600
+        } else {
+            120
+        };
+        status.arg(format!("--timeout={limit}s"));
         if let Err(error) = loud(&mut status, "wait for the agents") {
             self.show_agents()?;
             return Err(error);
@@ -96,6 +108,26 @@ impl Session {
             started.elapsed().as_secs_f64()
         ));
         Ok(())
+    }
+
+    /// Its nodes; those that are virtual machines have a kernel of their own.
+    #[expect(
+        clippy::unused_self,
+        reason = "there are nodes as long as there is a cluster"
+    )]
+    pub(crate) fn nodes(&self) -> Vec<(String, Option<String>)> {
+        Node::present()
+            .into_iter()
+            .map(|node| (node.name(), node.kernel()))
+            .collect()
+    }
+
+    /// The start of a command that runs on that node.
+    pub(crate) fn on(&self, node: &str) -> Result<Command> {
+        let mut command = Command::new(ourselves()?);
+        self.enter(&mut command)?;
+        command.args(["cluster", "run", "--node", node, "--"]);
+        Ok(command)
     }
 
     /// kubectl as the cluster's administrator.

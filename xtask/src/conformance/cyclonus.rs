@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::ground::Ground;
 use super::page::{self, Section};
 use super::{Circumstances, folder, has_sctp, minutes};
 use crate::cluster::{Family, Proxy, Session};
@@ -104,7 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let session = if options.running {
         Session::running()?
     } else {
-        Session::up(options.proxy, options.family)?
+        Session::up(options.proxy, options.family, None)?
     };
     session.install(&layout)?;
     let rounds = match options.destination {
@@ -122,7 +123,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// Everything with the addresses of one family; how many cases passed and failed.
 pub(crate) fn everything(layout: &Layout, family: Family) -> Result<(u64, u64)> {
-    let session = Session::up(Proxy::Iptables, family)?;
+    let session = Session::up(Proxy::Iptables, family, None)?;
     session.install(layout)?;
     judge(layout, &session, &rounds(&[]), 2, true)
 }
@@ -150,6 +151,7 @@ fn judge(
     wait: u8,
     all: bool,
 ) -> Result<(u64, u64)> {
+    let _ground = Ground::new(session, None)?;
     let folder = folder(layout, &format!("cyclonus-{}", session.family.name()))?;
     let started = Instant::now();
     let mut answers = Vec::new();

@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::ground::Ground;
 use super::page::{self, Section};
-use super::{Circumstances, folder, has_sctp, minutes};
+use super::{Circumstances, folder, minutes};
 use crate::cluster::{Family, Proxy, Session};
 use crate::command::{last_lines, output, say};
 use crate::failure::Failure;
+use crate::kernel;
 use crate::layout::Layout;
 use crate::tally::show;
 use spec::{Result as Outcome, Spec};
@@ -33,21 +35,44 @@ const PROGRESS: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only specs whose names match; nothing is written then
+    /// Only specs whose names match; without --kernel nothing is written then
     #[arg(long, value_name = "REGEX")]
     focus: Option<String>,
+    /// Let all pods run in a virtual machine with a kernel of this version
+    #[arg(long, value_name = "VERSION", value_parser = kernel::known)]
+    kernel: Option<&'static str>,
     /// How kube-proxy translates Services
     #[arg(long, value_enum, default_value_t = Proxy::Iptables)]
     proxy: Proxy,
     /// Use the cluster that is up, and leave it up
     #[arg(long, conflicts_with = "proxy")]
     running: bool,
-    /// How many specs at a time
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// How many specs at a time [default: 2, and 1 with --kernel]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+    jobs: Option<u8>,
+    /// End the suite after this many minutes [default: 20, and 600 with --kernel]
+    #[arg(long)]
+    minutes: Option<u64>,
+}
+
+/// What was wanted, whatever was said.
+struct Pace {
     jobs: u8,
-    /// End the suite after this many minutes
-    #[arg(long, default_value_t = 20)]
     minutes: u64,
+}
+
+impl Pace {
+    fn of(options: &Options) -> Self {
+        // A virtual machine is slow, and a probe has ten seconds there too.
+        let (jobs, minutes) = match options.kernel {
+            None => (2, 20),
+            Some(_) => (1, 600),
+        };
+        Self {
+            jobs: options.jobs.unwrap_or(jobs),
+            minutes: options.minutes.unwrap_or(minutes),
+        }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
@@ -56,24 +81,34 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let session = if options.running {
         Session::running()?
     } else {
-        Session::up(options.proxy, Family::Ipv4)?
+        Session::up(options.proxy, Family::Ipv4, options.kernel)?
     };
     session.install(&layout)?;
     let ready = started.elapsed();
-    let folder = folder(&layout, "e2e")?;
-    let specs = list(&session, &folder, options.focus.as_deref().unwrap_or(FOCUS))?;
-    let sctp = has_sctp();
+    let folder = folder(
+        &layout,
+        &Section::E2e(options.kernel).name().replace(' ', "-"),
+    )?;
+    let pace = Pace::of(options);
+    let focus = options.focus.as_deref().unwrap_or(FOCUS);
+    let specs = list(&session, &folder, focus)?;
+    let ground = Ground::new(&session, options.kernel)?;
+    let sctp = ground.has_sctp()?;
     let (runnable, other): (Vec<Spec>, Vec<Spec>) =
         specs.into_iter().partition(|spec| sctp || !spec.needs_sctp);
     say(&format!(
         "== {} specs, {} at a time",
         runnable.len(),
-        options.jobs
+        pace.jobs
     ));
-    let mut outcomes = judge(&session, &folder, &runnable, options)?;
+    let mut outcomes = judge(&session, &folder, &runnable, &pace)?;
     outcomes.extend(other.into_iter().map(Outcome::without_sctp));
     outcomes.sort_by(|one, other| one.name.cmp(&other.name));
-    let circumstances = Circumstances::of(&session)?;
+    let circumstances = Circumstances {
+        kernel: ground.kernel()?,
+        ..Circumstances::of(&session)?
+    };
+    drop(ground);
     drop(session);
     for line in section::table(&outcomes) {
         show(&line);
@@ -85,9 +120,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         minutes(started.elapsed().saturating_sub(ready)),
         folder.display()
     ));
-    if options.focus.is_none() {
-        let text = section::section(&circumstances, &outcomes);
-        page::write(&layout, Section::E2e, &text)?;
+    // In a virtual machine all of them take hours.
+    if options.focus.is_none() || options.kernel.is_some() {
+        let text = section::section(&circumstances, options.kernel, focus, &outcomes);
+        page::write(&layout, Section::E2e(options.kernel), &text)?;
     }
     let spec::Counts {
         passed,
@@ -124,31 +160,20 @@ fn list(session: &Session, folder: &Path, focus: &str) -> Result<Vec<Spec>> {
 }
 
 /// Runs the specs in as many processes as wanted, and reads what each came to.
-fn judge(
-    session: &Session,
-    folder: &Path,
-    specs: &[Spec],
-    options: &Options,
-) -> Result<Vec<Outcome>> {
+fn judge(session: &Session, folder: &Path, specs: &[Spec], pace: &Pace) -> Result<Vec<Outcome>> {
     let mut shares = Vec::new();
-    for share in 0..usize::from(options.jobs) {
+    for share in 0..usize::from(pace.jobs) {
         let names: Vec<&Spec> = specs
             .iter()
             .skip(share)
-            .step_by(usize::from(options.jobs))
+            .step_by(usize::from(pace.jobs))
             .collect();
         if !names.is_empty() {
-            shares.push(Share::start(
-                session,
-                folder,
-                share,
-                &names,
-                options.minutes,
-            )?);
+            shares.push(Share::start(session, folder, share, &names, pace.minutes)?);
         }
     }
     let started = Instant::now();
-    let limit = Duration::from_secs(options.minutes * 60) + PROGRESS;
+    let limit = Duration::from_secs(pace.minutes * 60) + PROGRESS;
     let mut next = PROGRESS;
     while shares.iter_mut().any(Share::runs) {
         let elapsed = started.elapsed();

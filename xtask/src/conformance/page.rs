@@ -20,21 +20,24 @@ const HEAD: &str = "# Conformance\n\n\
 /// A part of the page that is written at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Section {
-    E2e,
+    /// On the machine's kernel, or on a virtual machine's of this version.
+    E2e(Option<&'static str>),
     Cyclonus(Family),
 }
 
 /// In the order in which they stand.
-const SECTIONS: [Section; 3] = [
-    Section::E2e,
+const SECTIONS: [Section; 4] = [
+    Section::E2e(None),
+    Section::E2e(Some("6.1")),
     Section::Cyclonus(Family::Ipv4),
     Section::Cyclonus(Family::Ipv6),
 ];
 
 impl Section {
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
-            Self::E2e => "e2e".to_owned(),
+            Self::E2e(None) => "e2e".to_owned(),
+            Self::E2e(Some(kernel)) => format!("e2e {kernel}"),
             Self::Cyclonus(family) => format!("cyclonus {}", family.name()),
         }
     }
@@ -90,10 +93,12 @@ mod tests {
     fn a_section_takes_the_place_of_its_predecessor_and_leaves_the_others_alone() {
         let first = replaced("old words\n", Section::Cyclonus(Family::Ipv4), "four\n");
         assert!(first.starts_with(HEAD) && !first.contains("old words"));
-        let second = replaced(&first, Section::E2e, "specs\n");
+        let second = replaced(&first, Section::E2e(None), "specs\n");
         assert!(second.find("specs").expect("it is there") < second.find("four").expect("too"));
         let third = replaced(&second, Section::Cyclonus(Family::Ipv4), "4\n");
         assert!(third.contains("\n4\n") && third.contains("specs\n") && !third.contains("four"));
-        assert_eq!(replaced(&third, Section::E2e, "specs\n"), third);
+        assert_eq!(replaced(&third, Section::E2e(None), "specs\n"), third);
+        let fourth = replaced(&third, Section::E2e(Some("6.1")), "older\n");
+        assert!(fourth.contains("specs\n") && fourth.contains("older\n"));
     }
 }

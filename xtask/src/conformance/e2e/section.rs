@@ -26,7 +26,12 @@ pub(crate) fn table(results: &[Result]) -> Vec<String> {
         .collect()
 }
 
-pub(crate) fn section(circumstances: &Circumstances, results: &[Result]) -> String {
+pub(crate) fn section(
+    circumstances: &Circumstances,
+    version: Option<&str>,
+    focus: &str,
+    results: &[Result],
+) -> String {
     let Counts {
         passed,
         failed,
@@ -38,9 +43,16 @@ pub(crate) fn section(circumstances: &Circumstances, results: &[Result]) -> Stri
         proxy,
         kernel,
     } = circumstances;
+    let (title, option) = match version {
+        None => (String::new(), String::new()),
+        Some(version) => (
+            format!(" on Linux {version}"),
+            format!(" --kernel {version}"),
+        ),
+    };
     let mut text = format!(
-        "## Kubernetes' end-to-end tests\n\n\
-         All with `Netpol` in their names. `cargo xtask conformance e2e` runs them and writes this section.\n\n\
+        "## Kubernetes' end-to-end tests{title}\n\n\
+         All with `{focus}` in their names. `cargo xtask conformance e2e{option}` runs them and writes this section.\n\n\
          | | |\n|---|---|\n\
          | Kubernetes | {kubernetes} |\n\
          | kube-proxy | {proxy} |\n\
@@ -103,7 +115,7 @@ mod tests {
             proxy: "iptables".to_owned(),
             kernel: "6.18.0".to_owned(),
         };
-        let text = section(&circumstances, &results);
+        let text = section(&circumstances, None, "a", &results);
         assert!(text.contains("| Passed | 1 of 3 |"));
         assert!(text.ends_with(
             "| a | passed |\n| b | FAILED: failed: x / y |\n| c | cannot run: no SCTP |\n"
