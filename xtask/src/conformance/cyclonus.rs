@@ -171,7 +171,6 @@ fn judge(
             page::write(layout, Section::Cyclonus(session.family), &text)?;
         }
     }
-    clear(session)?;
     for line in section::table(&answers) {
         show(&line);
     }
@@ -180,6 +179,7 @@ fn judge(
         minutes(started.elapsed()),
         folder.display()
     ));
+    clear(session)?;
     let verdicts = answers.iter().flat_map(|answer| &answer.verdicts);
     let (passed, failed): (Vec<_>, Vec<_>) = verdicts.partition(|(_, verdict)| verdict.is_good());
     Ok((passed.len() as u64, failed.len() as u64))

@@ -15,7 +15,7 @@ use crate::layout::Layout;
 
 const HEAD: &str = "# Conformance\n\n\
     What suites of others say of Portcullis, on [a cluster of two nodes](cluster.md) with `deploy/portcullis.yaml` applied as\n\
-    it is. Nothing is written here by hand.\n";
+    it is. Nothing is written here by hand: a suite has a section when it has run.\n";
 
 /// A part of the page that is written at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
