@@ -4,9 +4,8 @@
 //! programs (Go modules, Debian) -> images -> control plane in a namespace -> nodes -> CoreDNS
 //! ```
 //! A node is a network and a mount namespace with its own containerd, kubelet, kube-proxy and bpffs; one may be
-//! a virtual machine with another kernel. All
-//! processes are in one cgroup, all files in one folder, namespaces are kept by pins in that folder or by
-//! those processes: whatever happens, [`down`] finds everything by these two names. How it looks from outside: docs/cluster.md.
+//! a virtual machine with another kernel. All processes are in one cgroup, all files in one folder, namespaces
+//! are kept by pins in that folder or by those processes: whatever happens, [`down`] finds everything by these two names. How it looks from outside: docs/cluster.md.
 
 mod cgroup;
 mod control;

@@ -45,7 +45,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// From power on to a first command: 20 s where nothing else runs.
+/// From power on to a first command. Half a minute on a busy machine.
 const LIMIT: Duration = Duration::from_mins(4);
 
 /// What the node needs of its kernel: devices, pods' interfaces and file systems, kube-proxy's rules in both
