@@ -71,11 +71,6 @@ fn a_second_portcullis_waits_and_says_so_and_takes_over_when_the_first_is_gone()
                     .contains("PC1010")
             })
     });
-    let pods = object(&of_second);
-    println!(
-        "the second one: {}",
-        pods["items"][0]["status"]["containerStatuses"][0]["lastState"]
-    );
     for node in [Node::n1(), Node::n2()] {
         assert!(agent::is_ready_on(&node), "the first one goes on");
     }
