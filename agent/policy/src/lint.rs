@@ -7,7 +7,7 @@
 //! No verdict is made here: that is the compiler's. Invariant: all rules called unreachable or repeated can be taken out at once, and no verdict changes.
 //! Where something cannot be told, nothing is said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::govern::rules;
 use crate::model::{
@@ -172,7 +172,7 @@ impl<'w> Lint<'_, 'w> {
         for (index, peer) in peers.iter().enumerate() {
             let list = list(direction);
             let field = format!("{field}.{list}[{index}]");
-            if let Some(by) = redundant.get(&index) {
+            if let Some(by) = &redundant[index] {
                 let by: Vec<String> = by.iter().map(|by| format!("{list}[{by}]")).collect();
                 let problem = format!("all that it matches is matched by {}", by.join(" and "));
                 self.find(Check::RedundantPeer, field, words::peer(peer), problem);
@@ -227,7 +227,7 @@ impl<'w> Lint<'_, 'w> {
         let destinations = self.destinations(direction, rule);
         for (index, port) in ports.iter().enumerate() {
             let field = format!("{field}.ports[{index}]");
-            if let Some(by) = redundant.get(&index) {
+            if let Some(by) = &redundant[index] {
                 let by: Vec<String> = by.iter().map(|by| format!("ports[{by}]")).collect();
                 let problem = format!("all that it matches is matched by {}", by.join(" and "));
                 self.find(Check::RedundantPort, field, words::port(port), problem);
@@ -260,6 +260,7 @@ impl<'w> Lint<'_, 'w> {
                         return None;
                     }
                     all.endpoints = true;
+                    // One name twice does no harm here.
                     all.names.extend(pods.names);
                 }
                 all
@@ -311,39 +312,36 @@ fn unnamed(port: &Port, pods: &Pods<'_>, direction: Direction) -> Option<String>
     })
 }
 
-/// Peers that others of the same rule take in, with these; one of equal ones stays.
-fn redundant_peers(count: usize, shape: &Shape<'_>) -> BTreeMap<usize, BTreeSet<usize>> {
-    let mut atoms: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+/// For each peer those of the same rule that take it in; one of equal ones stays.
+fn redundant_peers(count: usize, shape: &Shape<'_>) -> Vec<Option<Vec<usize>>> {
+    let mut atoms: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for (index, atom) in shape.peers.atoms() {
-        atoms.entry(index).or_default().push(atom);
+        atoms[index].push(atom);
     }
-    let mut found: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    for index in (0..count).rev() {
-        let Some(atoms) = atoms.get(&index) else {
-            continue;
-        };
-        let may = |other: usize| other != index && !found.contains_key(&other);
-        let by: Option<BTreeSet<usize>> = atoms
+    let mut found: Vec<Option<Vec<usize>>> = vec![None; count];
+    for (index, atoms) in atoms.iter().enumerate().rev() {
+        let may = |other: usize| other != index && found[other].is_none();
+        let by: Option<Vec<usize>> = atoms
             .iter()
             .map(|atom| shape.peers.holder(atom, may))
             .collect();
-        if let Some(by) = by {
-            found.insert(index, by);
-        }
+        found[index] = by.filter(|by| !by.is_empty()).map(|mut by| {
+            by.sort_unstable();
+            by.dedup();
+            by
+        });
     }
     found
 }
 
 /// The same for ports.
-fn redundant_ports(ports: &[Port]) -> BTreeMap<usize, BTreeSet<usize>> {
+fn redundant_ports(ports: &[Port]) -> Vec<Option<Vec<usize>>> {
     let sets: Vec<PortSet<'_>> = ports.iter().map(PortSet::of).collect();
-    let mut found: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    let mut found: Vec<Option<Vec<usize>>> = vec![None; ports.len()];
     for (index, set) in sets.iter().enumerate().rev() {
         let others = sets.iter().enumerate();
-        let others = others.filter(|(other, _)| *other != index && !found.contains_key(other));
-        if let Some(by) = set.covered_by(others) {
-            found.insert(index, by);
-        }
+        let others = others.filter(|(other, _)| *other != index && found[*other].is_none());
+        found[index] = set.covered_by(others);
     }
     found
 }

@@ -20,7 +20,7 @@ use portcullis_policy::lint::{self, Check, Severity};
 use portcullis_policy::model::{self, Policy, PolicyKind, PolicyRef};
 
 use crate::failure::exit;
-use crate::kube::manifests::{self, Gathered};
+use crate::kube::manifests::{self, Beside, Gathered};
 use crate::kube::{Key, Kind, Problem, Reason, Trap};
 use crate::world::{Refusal, World};
 
@@ -63,11 +63,7 @@ pub fn lint(paths: &[PathBuf], strict: bool, json: bool, out: &mut dyn Write) ->
 
 impl Report {
     fn new(gathered: Gathered) -> Self {
-        let Gathered {
-            batch,
-            origins,
-            traps,
-        } = gathered;
+        let Gathered { batch, beside } = gathered;
         // No node: nothing here depends on who looks.
         let mut world = World::new("");
         world.apply_batch(batch, SystemTime::UNIX_EPOCH);
@@ -80,20 +76,22 @@ impl Report {
                 let problems = world.refused().get(&finding.object);
                 !policy.is_some_and(is_closed) || problems.is_none_or(only_doubled)
             })
-            .filter(|finding| !is_said_by_trap(finding, traps.get(&finding.object)))
+            .filter(|finding| !is_said_by_trap(finding, beside.get(&finding.object)))
             .collect();
         for (key, refusal) in world.refused() {
             let read = |problem: &Problem| Finding::of_problem(key, problem);
             findings.extend(refusal.problems.iter().map(read));
         }
-        for (key, traps) in traps {
-            findings.extend(traps.into_iter().map(|trap| Finding::of_trap(&key, trap)));
+        for (key, beside) in &beside {
+            let traps = beside.traps.iter();
+            findings.extend(traps.map(|trap| Finding::of_trap(key, trap.clone())));
         }
         for finding in &mut findings {
-            let origin = origins.get(&finding.object).cloned();
-            finding.origin = origin.unwrap_or_default();
+            if let Some(beside) = beside.get(&finding.object) {
+                finding.origin.clone_from(&beside.origin);
+            }
         }
-        findings.sort_by(Finding::order);
+        findings.sort_unstable_by(Finding::order);
         Self {
             policies: model.policies.len(),
             pods: model.workloads.len(),
@@ -167,6 +165,7 @@ impl Finding {
             .cmp(&other.object)
             .then_with(|| steps(&one.field).cmp(steps(&other.field)))
             .then_with(|| one.check.cmp(&other.check))
+            .then_with(|| one.problem.cmp(&other.problem))
     }
 }
 
@@ -192,11 +191,11 @@ fn only_doubled(refusal: &Refusal) -> bool {
 }
 
 /// Whether a trap says the same and more.
-fn is_said_by_trap(finding: &Finding, traps: Option<&Vec<Trap>>) -> bool {
+fn is_said_by_trap(finding: &Finding, beside: Option<&Beside>) -> bool {
     let denied = |trap: &Trap| trap.check == Check::IngressDeniedToo;
     finding.check == Check::DeniesAll
         && finding.field == "spec.ingress"
-        && traps.is_some_and(|traps| traps.iter().any(denied))
+        && beside.is_some_and(|beside| beside.traps.iter().any(denied))
 }
 
 /// A path, step by step: names, then numbers by their value.

@@ -3,8 +3,6 @@
 //! All requirements of a selector hold together, and those on different keys know nothing of each other. So what a selector says of one key is a small
 //! set of facts, and another selector's requirement follows from it or does not; there is nothing to search.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::model::{LabelSelector, NamespaceScope, PodSelector, Requirement};
 
 /// The label that every namespace carries with its own name (policy-spec A10).
@@ -48,41 +46,40 @@ pub(super) fn is_contradiction(selector: &LabelSelector) -> bool {
     Facts::new(selector).is_contradiction()
 }
 
-/// What a selector says, key by key.
+/// What a selector says, key by key. Selectors are short: all of this is plain lists.
 struct Facts {
     requirements: Vec<Requirement>,
-    keys: BTreeMap<String, Key>,
+    keys: Vec<Key>,
 }
 
 /// What is known of a key.
 #[derive(Default)]
 struct Key {
+    name: String,
     /// It is one of these.
-    one_of: Option<BTreeSet<String>>,
+    one_of: Option<Vec<String>>,
     /// It is none of these, or absent.
-    none_of: BTreeSet<String>,
+    none_of: Vec<String>,
     present: bool,
     absent: bool,
 }
 
 impl Facts {
     fn new(selector: &LabelSelector) -> Self {
-        let mut keys: BTreeMap<String, Key> = BTreeMap::new();
+        let mut keys: Vec<Key> = Vec::new();
         for requirement in &selector.0 {
-            let key = keys.entry(requirement.key().to_owned()).or_default();
-            match requirement {
-                Requirement::In(_, values) => {
-                    let values: BTreeSet<String> = values.iter().cloned().collect();
-                    let both = key.one_of.take().map(|known| &known & &values);
-                    key.one_of = Some(both.unwrap_or(values));
-                    key.present = true;
-                }
-                Requirement::NotIn(_, values) => key.none_of.extend(values.iter().cloned()),
-                Requirement::Exists(_) => key.present = true,
-                Requirement::DoesNotExist(_) => key.absent = true,
-            }
+            let name = requirement.key();
+            let at = keys.iter().position(|key| key.name == name);
+            let at = at.unwrap_or_else(|| {
+                keys.push(Key {
+                    name: name.to_owned(),
+                    ..Key::default()
+                });
+                keys.len() - 1
+            });
+            keys[at].learn(requirement);
         }
-        for key in keys.values_mut() {
+        for key in &mut keys {
             if let Some(one_of) = &mut key.one_of {
                 one_of.retain(|value| !key.none_of.contains(value));
             }
@@ -94,24 +91,37 @@ impl Facts {
     }
 
     fn is_contradiction(&self) -> bool {
-        self.keys.values().any(|key| {
-            key.present && key.absent || key.one_of.as_ref().is_some_and(BTreeSet::is_empty)
-        })
+        self.keys
+            .iter()
+            .any(|key| key.present && key.absent || key.one_of.as_ref().is_some_and(Vec::is_empty))
     }
 
     /// Whether what satisfies these satisfies `others` too. These are no contradiction.
     fn imply(&self, others: &Self) -> bool {
         let nothing = Key::default();
         others.requirements.iter().all(|requirement| {
-            self.keys
-                .get(requirement.key())
-                .unwrap_or(&nothing)
-                .implies(requirement)
+            let known = self.keys.iter().find(|key| key.name == requirement.key());
+            known.unwrap_or(&nothing).implies(requirement)
         })
     }
 }
 
 impl Key {
+    fn learn(&mut self, requirement: &Requirement) {
+        match requirement {
+            Requirement::In(_, values) => {
+                match &mut self.one_of {
+                    Some(known) => known.retain(|value| values.contains(value)),
+                    None => self.one_of = Some(values.clone()),
+                }
+                self.present = true;
+            }
+            Requirement::NotIn(_, values) => self.none_of.extend(values.iter().cloned()),
+            Requirement::Exists(_) => self.present = true,
+            Requirement::DoesNotExist(_) => self.absent = true,
+        }
+    }
+
     fn implies(&self, requirement: &Requirement) -> bool {
         match requirement {
             Requirement::In(_, values) => self
@@ -121,7 +131,7 @@ impl Key {
             Requirement::NotIn(_, values) => {
                 let excluded = || values.iter().all(|value| self.none_of.contains(value));
                 let others =
-                    |known: &BTreeSet<String>| !values.iter().any(|value| known.contains(value));
+                    |known: &Vec<String>| !values.iter().any(|value| known.contains(value));
                 self.absent || self.one_of.as_ref().map_or_else(excluded, others)
             }
             Requirement::Exists(_) => self.present,

@@ -37,8 +37,8 @@ pub(super) struct Population<'w> {
     /// By the selector's number: the groups for which it holds.
     holding: Vec<Vec<usize>>,
     groups: Vec<Group<'w>>,
-    /// By namespace and label key: the values that pods have.
-    values: BTreeMap<&'w str, BTreeMap<&'w str, BTreeSet<&'w str>>>,
+    /// Namespace, label key and value of pods; both empty for each namespace that pods are in.
+    labels: BTreeSet<(&'w str, &'w str, &'w str)>,
 }
 
 /// Pods for which the same selectors hold.
@@ -48,7 +48,7 @@ struct Group<'w> {
     /// In the network of their node.
     hosts: bool,
     /// Port names of endpoints.
-    names: BTreeSet<(&'w str, Protocol)>,
+    names: Vec<(&'w str, Protocol)>,
 }
 
 /// The pods of a selector, of several, or all.
@@ -59,7 +59,7 @@ pub(super) struct Pods<'w> {
     /// Whether there is one in the network of its node.
     pub(super) hosts: bool,
     /// The port names that endpoints declare, with their protocols.
-    pub(super) names: BTreeSet<(&'w str, Protocol)>,
+    pub(super) names: Vec<(&'w str, Protocol)>,
 }
 
 impl<'w> Population<'w> {
@@ -81,7 +81,7 @@ impl<'w> Population<'w> {
             holding: vec![Vec::new(); in_use.selectors.len()],
             numbers: BTreeMap::new(),
             groups: Vec::new(),
-            values: BTreeMap::new(),
+            labels: BTreeSet::new(),
         };
         for workload in world.workloads.values() {
             let number = index.group(workload) as usize;
@@ -93,18 +93,18 @@ impl<'w> Population<'w> {
                 }
             }
             let group = &mut population.groups[number];
-            let values = population.values.entry(&workload.namespace).or_default();
+            let namespace = workload.namespace.as_str();
+            population.labels.insert((namespace, "", ""));
             for (key, value) in workload.labels.iter() {
-                values.entry(key).or_default().insert(value);
+                population.labels.insert((namespace, key, value));
             }
             if workload.host_network {
                 group.hosts = true;
             } else {
                 group.endpoints = true;
-                let ports = workload.ports.iter();
-                group
-                    .names
-                    .extend(ports.map(|port| (port.name.as_str(), port.protocol)));
+                for port in workload.ports.iter() {
+                    add(&mut group.names, (port.name.as_str(), port.protocol));
+                }
             }
         }
         population.numbers = in_use.selectors;
@@ -125,36 +125,37 @@ impl<'w> Population<'w> {
 
     /// Whether there are pods in a namespace of the scope.
     pub(super) fn lives_in(&self, scope: &NamespaceScope) -> bool {
-        match scope {
-            NamespaceScope::Named(name) => self.values.contains_key(name.as_str()),
-            NamespaceScope::Selected(_) => self
-                .values
-                .keys()
-                .any(|name| scope.holds(name, &self.world.namespaces)),
-        }
+        self.namespaces(scope).next().is_some()
+    }
+
+    /// The namespaces of the scope that pods are in.
+    fn namespaces(&self, scope: &NamespaceScope) -> impl Iterator<Item = &'w str> {
+        let lived_in = self.labels.iter().filter(|(_, key, _)| key.is_empty());
+        lived_in
+            .map(|(name, ..)| *name)
+            .filter(|name| scope.holds(name, &self.world.namespaces))
     }
 
     /// What the pods in scope have in place of a label that none of them has: `app is db, web there`.
     pub(super) fn hint(&self, selector: &PodSelector) -> Option<String> {
-        let namespaces = &self.world.namespaces;
-        let there = || {
-            let lived_in = self.values.iter();
-            lived_in.filter(|(name, _)| selector.namespaces.holds(name, namespaces))
-        };
         selector.pods.0.iter().find_map(|requirement| {
             let (Requirement::In(key, _) | Requirement::Exists(key)) = requirement else {
                 return None;
             };
-            let values: BTreeSet<&str> = there()
-                .filter_map(|(_, labels)| labels.get(key.as_str()))
-                .flatten()
-                .copied()
-                .collect();
+            let mut values: Vec<&str> = Vec::new();
+            for namespace in self.namespaces(&selector.namespaces) {
+                let from = (namespace, key.as_str(), "");
+                let same = |(n, k, _): &&(&str, &str, &str)| (*n, *k) == (namespace, key);
+                let there = self.labels.range(from..).take_while(same);
+                values.extend(there.map(|(.., value)| *value));
+            }
+            values.sort_unstable();
+            values.dedup();
             if values.is_empty() {
                 return Some(format!("none of the pods there has a label {key}"));
             }
             let wanted = requirement.values();
-            if wanted.is_empty() || wanted.iter().any(|value| values.contains(value.as_str())) {
+            if wanted.is_empty() || wanted.iter().any(|value| values.contains(&value.as_str())) {
                 return None;
             }
             let more = if values.len() > LISTED { ", ..." } else { "" };
@@ -188,7 +189,16 @@ fn gather<'g, 'w: 'g>(groups: impl Iterator<Item = &'g Group<'w>>) -> Pods<'w> {
     for group in groups {
         pods.endpoints |= group.endpoints;
         pods.hosts |= group.hosts;
-        pods.names.extend(&group.names);
+        for name in &group.names {
+            add(&mut pods.names, *name);
+        }
     }
     pods
+}
+
+/// Port names are few, so a list will do.
+fn add<'w>(names: &mut Vec<(&'w str, Protocol)>, name: (&'w str, Protocol)) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A comparison that says yes is right whatever pods, labels and addresses there are; one that says no may only not have seen it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -36,9 +36,9 @@ impl<'w> Shape<'w> {
         self.rule.ports == Ports::OneOf(Vec::new())
     }
 
-    /// Which of `others` take in everything that it matches; `None` if something is left.
-    pub(super) fn covered_by(&self, others: &[&Self]) -> Option<BTreeSet<usize>> {
-        let mut by = BTreeSet::new();
+    /// Which of `others` take in everything that it matches, ascending; `None` if something is left.
+    pub(super) fn covered_by(&self, others: &[&Self]) -> Option<Vec<usize>> {
+        let mut by = Vec::new();
         for (_, atom) in self.peers.atoms() {
             let around = others
                 .iter()
@@ -47,6 +47,8 @@ impl<'w> Shape<'w> {
                 .map(|(at, other)| (at, &other.ports));
             by.extend(self.ports.covered_by(around)?);
         }
+        by.sort_unstable();
+        by.dedup();
         Some(by)
     }
 }
@@ -188,7 +190,7 @@ pub(super) fn is_emptied(cidr: &IpNet, except: &[IpNet]) -> bool {
 /// Protocols and ports: by number, protocols without numbers among them, and by name.
 pub(super) struct PortSet<'w> {
     numbers: Vec<Span>,
-    names: BTreeSet<(Protocol, &'w str)>,
+    names: Vec<(Protocol, &'w str)>,
 }
 
 impl<'w> PortSet<'w> {
@@ -211,13 +213,13 @@ impl<'w> PortSet<'w> {
         }
     }
 
-    /// Which of `others` take in all of it, together; `None` if something is left.
+    /// Which of `others` take in all of it, together, in their order; `None` if something is left.
     ///
     /// A name is a number from 1 to 65535 of its protocol, the same one for all rules about a packet.
     pub(super) fn covered_by<'o>(
         &self,
         others: impl Iterator<Item = (usize, &'o Self)>,
-    ) -> Option<BTreeSet<usize>>
+    ) -> Option<Vec<usize>>
     where
         'w: 'o,
     {
@@ -228,7 +230,7 @@ impl<'w> PortSet<'w> {
             .iter()
             .map(|name| (*name, vec![numbers(name.0)]))
             .collect();
-        let mut by = BTreeSet::new();
+        let mut by = Vec::new();
         for (at, other) in others {
             let mut took = take(&mut open, &other.numbers);
             names.retain_mut(|(name, open)| {
@@ -240,7 +242,7 @@ impl<'w> PortSet<'w> {
                 !open.is_empty()
             });
             if took {
-                by.insert(at);
+                by.push(at);
             }
             if open.is_empty() && names.is_empty() {
                 return Some(by);

@@ -21,10 +21,17 @@ const STDIN: &str = "-";
 pub struct Gathered {
     /// The objects, all that a world needs.
     pub batch: Batch,
-    /// The document that each object stands in, `FILE#NUMBER`; of several the last one, which counts.
-    pub origins: BTreeMap<Key, String>,
-    /// What policies say and people read otherwise.
-    pub traps: BTreeMap<Key, Vec<Trap>>,
+    /// What is known of each object besides; of several of one name the last one, which counts.
+    pub beside: BTreeMap<Key, Beside>,
+}
+
+/// What stands beside an object.
+#[derive(Debug)]
+pub struct Beside {
+    /// The document that it stands in, `FILE#NUMBER`.
+    pub origin: String,
+    /// What a policy says and people read otherwise.
+    pub traps: Vec<Trap>,
 }
 
 /// Reads files, directories (their `*.yaml`, `*.yml` and `*.json`, not those below) and `-` for standard input, in this order.
@@ -45,17 +52,19 @@ pub fn gather(paths: &[PathBuf]) -> Result<Gathered, ManifestError> {
         }
     }
     let state = together(found.iter());
-    let mut gathered = Gathered {
-        batch: everything(&state),
-        origins: BTreeMap::new(),
-        traps: BTreeMap::new(),
-    };
-    for one in found {
-        let key = one.entry.key;
-        gathered.origins.insert(key.clone(), one.origin);
-        gathered.traps.insert(key, one.traps);
+    let mut beside = BTreeMap::new();
+    for Found {
+        entry,
+        origin,
+        traps,
+    } in found
+    {
+        beside.insert(entry.key, Beside { origin, traps });
     }
-    Ok(gathered)
+    Ok(Gathered {
+        batch: everything(&state),
+        beside,
+    })
 }
 
 fn add(file: &Path, found: &mut Vec<Found>) -> Result<(), ManifestError> {

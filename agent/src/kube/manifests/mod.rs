@@ -25,7 +25,7 @@ use self::reader::Reader;
 use super::{Batch, Change, Kind, Trouble};
 use crate::endpoint::directory::DirectoryWatch;
 
-pub use gather::{Gathered, gather};
+pub use gather::{Beside, Gathered, gather};
 
 /// How long the directory has to be quiet before it is read.
 const QUIET: Duration = Duration::from_millis(50);
