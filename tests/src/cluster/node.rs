@@ -18,6 +18,14 @@ use crate::scene::ip;
 const ROOT: &str = "/var/lib/portcullis-cluster";
 const CGROUP: &str = "portcullis-cluster";
 
+/// Of Kubernetes' own programs, those that follow the API server: where the control plane runs, and on each node.
+const FOLLOWERS: [(&str, [&str; 2]); 3] = [
+    (CONTROL, ["kube-controller-manager", "kube-scheduler"]),
+    ("n1", ["kubelet", "kube-proxy"]),
+    ("n2", ["kubelet", "kube-proxy"]),
+];
+const CONTROL: &str = "control";
+
 /// Joins a cgroup and leaves the program to itself there.
 const AGAIN: &str = r#"echo 0 >"$0" && log=$1 && shift && { "$@" </dev/null >>"$log" 2>&1 & }"#;
 
@@ -91,14 +99,7 @@ impl Node {
     /// The process that keeps its mount namespace.
     #[must_use]
     pub fn holder(&self) -> i32 {
-        let mut found = Vec::new();
-        collect(
-            &cgroup2().join(CGROUP).join(self.name),
-            "holder",
-            false,
-            &mut found,
-        );
-        found.into_iter().next().expect("the node is up")
+        holder(self.name).expect("the node is up")
     }
 
     /// The processes of a pod, by its uid; none if it has not started.
@@ -120,25 +121,42 @@ pub fn control() -> NetNs {
 /// The process of the control plane that runs this program.
 #[must_use]
 pub fn control_process(program: &str) -> Process {
-    let mut all = Vec::new();
-    let cgroup = cgroup2().join(CGROUP);
-    collect(&cgroup, "control", false, &mut all);
-    let found = all.into_iter().find(|pid| {
-        fs::read_link(format!("/proc/{pid}/exe"))
-            .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == program))
-    });
-    let pid = found.unwrap_or_else(|| panic!("the control plane has no {program}"));
-    Process { pid }
+    Process::find(CONTROL, program)
 }
 
-/// A running process.
+/// Ends and starts anew what follows the API server, but for Portcullis: after an outage each of them waits up to a minute before it asks again
+/// (client-go doubles its pauses up to 30 s, and jitter doubles that), and whatever runs next would wait for them.
+pub fn restart_followers() {
+    for (place, programs) in FOLLOWERS {
+        for program in programs {
+            let process = Process::find(place, program);
+            let mut again = process.again();
+            process.signal(Signal::SIGKILL);
+            assert!(again.status().expect("a shell runs").success());
+        }
+    }
+}
+
+/// A running process of the control plane or of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Process {
     /// Its number.
     pub pid: i32,
+    place: &'static str,
 }
 
 impl Process {
+    fn find(place: &'static str, program: &str) -> Self {
+        let mut all = Vec::new();
+        collect(&cgroup2().join(CGROUP), place, false, &mut all);
+        let found = all.into_iter().find(|pid| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == program))
+        });
+        let pid = found.unwrap_or_else(|| panic!("{place} has no {program}"));
+        Self { pid, place }
+    }
+
     /// Sends it a signal.
     pub fn signal(self, signal: Signal) {
         kill(Pid::from_raw(self.pid), signal).expect("the process is there");
@@ -147,28 +165,26 @@ impl Process {
     /// How to start it again as it is: same words, same surroundings, same place, same log. The command itself ends at once.
     #[must_use]
     pub fn again(self) -> Command {
+        let Self { pid, place } = self;
         let parts = |file: &str| -> Vec<String> {
-            let bytes = fs::read(format!("/proc/{}/{file}", self.pid)).expect("it runs");
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).expect("it runs");
             let text = String::from_utf8_lossy(&bytes);
             text.split_terminator('\0').map(ToOwned::to_owned).collect()
         };
-        let words = parts("cmdline");
-        let program = Path::new(&words[0]).file_name().expect("it has a name");
-        let cgroup = cgroup2().join(CGROUP).join("control/cgroup.procs");
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+        let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
+        let cgroup = cgroup2().join(cgroup.expect("it has a cgroup"));
+        let log = fs::read_link(format!("/proc/{pid}/fd/1")).expect("it writes a log");
         let mut command = Command::new("setsid");
         command
             .args(["sh", "-c", AGAIN])
-            .arg(cgroup)
-            .arg(
-                Path::new(ROOT)
-                    .join("log")
-                    .join(program)
-                    .with_extension("log"),
-            )
+            .arg(cgroup.join("cgroup.procs"))
+            .arg(log)
             .arg("nsenter")
-            .arg(format!("--net={ROOT}/ns/control-net"))
+            .arg(format!("--net={ROOT}/ns/{place}-net"))
+            .args(holder(place).map(|holder| format!("--mount=/proc/{holder}/ns/mnt")))
             .arg("--")
-            .args(words)
+            .args(parts("cmdline"))
             .env_clear();
         for line in parts("environ") {
             if let Some((name, value)) = line.split_once('=') {
@@ -177,6 +193,14 @@ impl Process {
         }
         command
     }
+}
+
+/// The process that keeps the mount namespace of a place that has its own.
+fn holder(place: &str) -> Option<i32> {
+    let mut found = Vec::new();
+    let cgroup = cgroup2().join(CGROUP).join(place);
+    collect(&cgroup, "holder", false, &mut found);
+    found.into_iter().next()
 }
 
 fn pinned(name: &str) -> NetNs {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use portcullis_tests::cluster::node::control_process;
+use portcullis_tests::cluster::node::{control_process, restart_followers};
 use portcullis_tests::cluster::{CONVERGED, Ground, Node, is_long, kubectl, said, try_kubectl};
 use portcullis_tests::scene::wait_until;
 
@@ -11,6 +11,7 @@ use super::traffic::{FROM_FRIENDS, Traffic};
 use super::{all_stay, become_all};
 
 const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A server, a friend on each node, a stranger, and a guest who is a friend for a while.
 fn ground(name: &str) -> Ground {
     let pods = ["n1/server", "n1/near", "n2/far", "n1/stranger", "n2/guest"];
@@ -69,6 +70,7 @@ fn the_api_server_is_killed_and_comes_back() {
     wait_until("the API server is back", PATIENCE, is_ready);
     converges(&ground, Instant::now(), "API server killed");
     traffic.stop("API server killed");
+    restart_followers();
 }
 
 #[test]
@@ -100,6 +102,7 @@ fn etcd_stands_still_and_goes_on() {
     wait_until("the API server is back", PATIENCE, is_ready);
     converges(&ground, Instant::now(), "etcd paused");
     traffic.stop("etcd paused");
+    restart_followers();
 }
 
 #[test]
@@ -143,6 +146,7 @@ fn watches_are_cut_and_taken_up_again() {
     }
     converges(&ground, Instant::now(), "nodes cut off");
     traffic.stop("watches cut");
+    restart_followers();
 }
 
 const CUT: &str = "table inet outage {
