@@ -205,6 +205,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packet::check;
 
     /// TCP over IPv4, UDP over IPv4, TCP over IPv6, UDP over IPv6, all ordinary.
     fn ordinary(which: usize) -> Vec<u8> {
@@ -287,20 +288,7 @@ mod tests {
                 bytes[at] = value;
             }
             bytes.truncate(length.unwrap_or(bytes.len()));
-            let packet = bytes.as_slice();
-            let mut parsed = Parsed::default();
-            let result = packet::parse(&packet, ethertype(which), &mut parsed);
-            let glance = Glance::at(&packet, ethertype(which));
-            if let Some(glance) = glance {
-                prop_assert_eq!(result, Ok(()));
-                let (same, tuple) = Glance::of(&parsed).expect("an ordinary packet");
-                prop_assert_eq!(glance, same);
-                prop_assert!(glance.agrees(&packet, &tuple));
-                let other = Tuple { ports: !tuple.ports, ..tuple };
-                prop_assert!(!glance.agrees(&packet, &other));
-            } else if result.is_ok() {
-                prop_assert_eq!(Glance::of(&parsed), None);
-            }
+            check::glance(&bytes.as_slice(), ethertype(which));
         }
     }
 }

@@ -16,6 +16,10 @@ use crate::conntrack::{SCTP, TCP, UDP};
 use crate::icmp::{ICMP, ICMPV6};
 use crate::reason;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod build;
+#[cfg(any(test, feature = "testing"))]
+pub mod check;
 mod quote;
 
 pub use quote::{Quoted, quoted};

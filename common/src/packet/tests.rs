@@ -1,81 +1,17 @@
 //! Properties of the parser, against packets that another library builds and reads.
 
-use etherparse::{IpSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use build::{Spec, spec};
+use build::Spec;
+use specs::spec;
 
-mod build;
+mod specs;
 
 fn read(bytes: &[u8], ethertype: u16) -> Result<Parsed, u8> {
     let mut parsed = Parsed::default();
     parse(&bytes, ethertype, &mut parsed).map(|()| parsed)
-}
-
-/// What must hold of every answer, whatever the bytes: nothing lies beyond the packet.
-fn check_bounds(bytes: &[u8], ethertype: u16, parsed: &Parsed) {
-    let len = bytes.len() as u32;
-    let total = if ethertype == ETH_IPV4 {
-        u32::from(u16::from_be_bytes([bytes[2], bytes[3]]))
-    } else {
-        40 + u32::from(u16::from_be_bytes([bytes[4], bytes[5]]))
-    };
-    assert!(total <= len, "{parsed:?}");
-    let header = match parsed.protocol {
-        _ if parsed.fragment >= fragment::LATER => 0,
-        TCP => u32::from(bytes[parsed.transport as usize + 12] >> 4) * 4,
-        UDP | ICMP | ICMPV6 => 8,
-        SCTP => 12,
-        _ => 0,
-    };
-    assert!(parsed.transport + header <= total, "{parsed:?}");
-    if parsed.fragment != fragment::WHOLE {
-        assert!(parsed.fragment_start < parsed.fragment_end && parsed.fragment_end <= 0xffff);
-    }
-}
-
-/// Where we accept a packet, another reader finds the same in it: addresses, protocol, ports or ICMP type, code and identifier.
-fn check_by_others(bytes: &[u8], parsed: &Parsed) {
-    // It reads on behind an authentication header, which is a tunnel to us, and behind the fragment header of later parts, where data is.
-    let it_reads_on = parsed.fragment >= fragment::LATER || parsed.protocol == 51;
-    let Ok(ip) = IpSlice::from_slice(bytes) else {
-        assert!(it_reads_on, "we accept what nobody else does: {parsed:?}");
-        return;
-    };
-    let (src, dst) = match &ip {
-        IpSlice::Ipv4(v4) => (
-            addr::mapped(v4.header().source()),
-            addr::mapped(v4.header().destination()),
-        ),
-        IpSlice::Ipv6(v6) => (v6.header().source(), v6.header().destination()),
-    };
-    assert_eq!((parsed.src, parsed.dst), (src, dst));
-    if it_reads_on {
-        return;
-    }
-    assert_eq!(parsed.protocol, ip.payload().ip_number.0);
-    let icmp = |slice: &[u8]| {
-        (
-            u16::from_be_bytes([slice[4], slice[5]]),
-            u16::from_be_bytes([slice[0], slice[1]]),
-        )
-    };
-    let transport = SlicedPacket::from_ip(bytes)
-        .ok()
-        .and_then(|packet| packet.transport);
-    let ports = transport.and_then(|transport| match transport {
-        TransportSlice::Tcp(tcp) => Some((tcp.source_port(), tcp.destination_port())),
-        TransportSlice::Udp(udp) => Some((udp.source_port(), udp.destination_port())),
-        TransportSlice::Icmpv4(message) => Some(icmp(message.slice())),
-        TransportSlice::Icmpv6(message) => Some(icmp(message.slice())),
-        TransportSlice::Igmp(_) => None,
-    });
-    let has_ports = matches!(parsed.protocol, TCP | UDP | ICMP | ICMPV6);
-    if parsed.fragment == fragment::WHOLE && has_ports {
-        assert_eq!(ports, Some((parsed.sport, parsed.dport)));
-    }
 }
 
 fn config() -> ProptestConfig {
@@ -114,8 +50,8 @@ proptest! {
             }
         }
         if let Ok(parsed) = read(&bytes, ethertype) {
-            check_bounds(&bytes, ethertype, &parsed);
-            check_by_others(&bytes, &parsed);
+            check::bounds(&bytes, ethertype, &parsed);
+            check::by_others(&bytes, &parsed);
             let mut quote = Quoted::default();
             let _ = quoted(&&bytes[..], &parsed, &mut quote);
         }
@@ -152,7 +88,7 @@ proptest! {
         }
         let cut = read(&bytes, spec.ethertype());
         if let (Ok(cut), Ok(whole)) = (cut, spec.expected()) {
-            check_bounds(&bytes, spec.ethertype(), &cut);
+            check::bounds(&bytes, spec.ethertype(), &cut);
             prop_assert_eq!((cut.src, cut.dst, cut.protocol), (whole.src, whole.dst, whole.protocol));
             prop_assert_eq!((cut.sport, cut.dport, cut.tcp_flags), (whole.sport, whole.dport, whole.tcp_flags));
         }
@@ -172,8 +108,8 @@ proptest! {
         for value in 0..=255 {
             bytes[at] = value;
             if let Ok(parsed) = read(&bytes, spec.ethertype()) {
-                check_bounds(&bytes, spec.ethertype(), &parsed);
-                check_by_others(&bytes, &parsed);
+                check::bounds(&bytes, spec.ethertype(), &parsed);
+                check::by_others(&bytes, &parsed);
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Packets of every kind, built by a library that is not ours, with what a reader must find in them.
+//!
+//! For tests and for the seeds of the fuzzers (feature `testing`); nothing that is shipped has it.
 
 use etherparse::{
     Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
     Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, TcpHeader, UdpHeader,
 };
-use proptest::prelude::*;
-use proptest::sample::select;
 
 use crate::addr;
 use crate::conntrack::{SCTP, TCP, UDP};
@@ -15,12 +15,17 @@ use crate::reason;
 
 /// What follows the IP headers.
 #[derive(Clone, Debug)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// TCP.
     Tcp {
+        /// As on the wire, FIN lowest.
         flags: u8,
+        /// Units of 4 bytes, each four times "no operation".
         options: u8,
     },
+    /// UDP.
     Udp,
+    /// SCTP.
     Sctp,
     /// Type and code; the identifier is the source port.
     Icmp(u8, u8),
@@ -30,7 +35,7 @@ pub(crate) enum Transport {
 
 /// An IPv6 extension header.
 #[derive(Clone, Debug)]
-pub(crate) enum Extension {
+pub enum Extension {
     /// Hop-by-hop, destination options, routing: number, and units of 8 bytes beyond the first.
     Raw(u8, u8),
     /// Fragment header that splits nothing.
@@ -43,37 +48,50 @@ pub(crate) enum Extension {
 
 /// A part of a datagram.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
+pub struct Part {
     /// In units of 8 bytes.
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
-    pub(crate) id: u32,
+    pub offset: u16,
+    /// Whether it is not the last one.
+    pub more: bool,
+    /// Identification; IPv4 has room for the lower half.
+    pub id: u32,
 }
 
-/// A packet to build.
+/// A packet to build. Building panics where a field does not fit its header.
 #[derive(Clone, Debug)]
-pub(crate) struct Spec {
-    pub(crate) v6: bool,
-    pub(crate) src: [u8; 16],
-    pub(crate) dst: [u8; 16],
-    pub(crate) sport: u16,
-    pub(crate) dport: u16,
-    pub(crate) transport: Transport,
-    pub(crate) payload: Vec<u8>,
+pub struct Spec {
+    /// IPv6.
+    pub v6: bool,
+    /// Source; IPv4 has the last four bytes of it.
+    pub src: [u8; 16],
+    /// Destination likewise.
+    pub dst: [u8; 16],
+    /// Source port, or the identifier of ICMP.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// What follows the IP headers.
+    pub transport: Transport,
+    /// What follows that.
+    pub payload: Vec<u8>,
     /// IPv4 only: options by kind, each valid.
-    pub(crate) options: Vec<u8>,
+    pub options: Vec<u8>,
     /// IPv6 only.
-    pub(crate) extensions: Vec<Extension>,
+    pub extensions: Vec<Extension>,
     /// IPv4, and IPv6 for its [`Extension::Fragment`].
-    pub(crate) part: Option<Part>,
+    pub part: Option<Part>,
 }
 
 impl Spec {
-    pub(crate) fn ethertype(&self) -> u16 {
+    /// The type of the frame that carries it.
+    #[must_use]
+    pub fn ethertype(&self) -> u16 {
         if self.v6 { ETH_IPV6 } else { ETH_IPV4 }
     }
 
-    pub(crate) fn protocol(&self) -> u8 {
+    /// The real transport protocol.
+    #[must_use]
+    pub fn protocol(&self) -> u8 {
         match self.transport {
             Transport::Tcp { .. } => TCP,
             Transport::Udp => UDP,
@@ -94,7 +112,7 @@ impl Spec {
                 let mut header = TcpHeader::new(self.sport, self.dport, 1, 2);
                 header
                     .set_options_raw(&vec![1; usize::from(options) * 4])
-                    .unwrap();
+                    .expect("at most 40 bytes of options");
                 header.fin = flags & 1 != 0;
                 header.syn = flags & 2 != 0;
                 header.rst = flags & 4 != 0;
@@ -103,7 +121,7 @@ impl Spec {
                 header.urg = flags & 32 != 0;
                 header.ece = flags & 64 != 0;
                 header.cwr = flags & 128 != 0;
-                header.write(&mut bytes).unwrap();
+                header.write(&mut bytes).expect("a vector takes everything");
             }
             Transport::Udp => {
                 let header = UdpHeader {
@@ -112,7 +130,7 @@ impl Spec {
                     length: 8 + self.payload.len() as u16,
                     checksum: 0,
                 };
-                header.write(&mut bytes).unwrap();
+                header.write(&mut bytes).expect("a vector takes everything");
             }
             Transport::Sctp => {
                 bytes.extend(self.sport.to_be_bytes());
@@ -125,7 +143,9 @@ impl Spec {
                     code_u8,
                     bytes5to8,
                 };
-                Icmpv6Header::new(kind).write(&mut bytes).unwrap();
+                Icmpv6Header::new(kind)
+                    .write(&mut bytes)
+                    .expect("a vector takes everything");
             }
             Transport::Icmp(type_u8, code_u8) => {
                 let kind = Icmpv4Type::Unknown {
@@ -133,7 +153,9 @@ impl Spec {
                     code_u8,
                     bytes5to8,
                 };
-                Icmpv4Header::new(kind).write(&mut bytes).unwrap();
+                Icmpv4Header::new(kind)
+                    .write(&mut bytes)
+                    .expect("a vector takes everything");
             }
             Transport::Other(_) => {}
         }
@@ -149,7 +171,9 @@ impl Spec {
         body
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// From the IP header on.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if self.v6 {
             let (extensions, first) = self.extension_bytes();
@@ -162,7 +186,7 @@ impl Spec {
                 destination: self.dst,
                 ..Ipv6Header::default()
             };
-            header.write(&mut bytes).unwrap();
+            header.write(&mut bytes).expect("a vector takes everything");
             bytes.extend(extensions);
         } else {
             let protocol = IpNumber(self.protocol());
@@ -173,18 +197,22 @@ impl Spec {
                 addr::low4(&self.src),
                 addr::low4(&self.dst),
             )
-            .unwrap();
-            header.options = self.option_bytes().as_slice().try_into().unwrap();
+            .expect("no payload is too long");
+            let options = self.option_bytes();
+            header.options = options
+                .as_slice()
+                .try_into()
+                .expect("at most 40 bytes of options");
             header
                 .set_payload_len(self.fitted(self.body()).len())
-                .unwrap();
+                .expect("a datagram has at most 65,535 bytes");
             if let Some(part) = self.part {
                 header.identification = part.id as u16;
-                header.fragment_offset = IpFragOffset::try_new(part.offset).unwrap();
+                header.fragment_offset = IpFragOffset::try_new(part.offset).expect("13 bits");
                 header.more_fragments = part.more;
                 header.dont_fragment = false;
             }
-            header.write(&mut bytes).unwrap();
+            header.write(&mut bytes).expect("a vector takes everything");
         }
         bytes.extend(self.fitted(self.body()));
         bytes
@@ -208,8 +236,11 @@ impl Spec {
         for extension in self.extensions.iter().rev() {
             let mut header = Vec::new();
             let mut raw = |payload: &[u8]| {
-                let header_of = Ipv6RawExtHeader::new_raw(IpNumber(next), payload).unwrap();
-                header_of.write(&mut header).unwrap();
+                let header_of = Ipv6RawExtHeader::new_raw(IpNumber(next), payload)
+                    .expect("whole units of 8 bytes");
+                header_of
+                    .write(&mut header)
+                    .expect("a vector takes everything");
             };
             let number = match extension {
                 Extension::Raw(number, units) => {
@@ -229,11 +260,13 @@ impl Spec {
                         .filter(|_| matches!(extension, Extension::Fragment));
                     let header_of = Ipv6FragmentHeader::new(
                         IpNumber(next),
-                        IpFragOffset::try_new(part.map_or(0, |part| part.offset)).unwrap(),
+                        IpFragOffset::try_new(part.map_or(0, |part| part.offset)).expect("13 bits"),
                         part.is_some_and(|part| part.more),
                         part.map_or(99, |part| part.id),
                     );
-                    header_of.write(&mut header).unwrap();
+                    header_of
+                        .write(&mut header)
+                        .expect("a vector takes everything");
                     44
                 }
             };
@@ -245,7 +278,7 @@ impl Spec {
     }
 
     /// What the parser has to say, worked out from the description alone.
-    pub(crate) fn expected(&self) -> Result<Parsed, u8> {
+    pub fn expected(&self) -> Result<Parsed, u8> {
         let body = self.fitted(self.body()).len() as u32;
         let mut parsed = Parsed {
             src: if self.v6 {
@@ -370,97 +403,11 @@ impl Spec {
             .extensions
             .iter()
             .position(|e| matches!(e, Extension::Fragment))
-            .unwrap();
+            .expect("there is such a header");
         let rest = Self {
             extensions: self.extensions[at + 1..].to_vec(),
             ..self.clone()
         };
         rest.extension_bytes().1
     }
-}
-
-fn transport() -> impl Strategy<Value = Transport> {
-    // No extension header and none of those with ports.
-    let others = select(vec![2_u8, 4, 41, 47, 50, 51, 59, 103, 112, 255]);
-    prop_oneof![
-        3 => (any::<u8>(), 0_u8..11).prop_map(|(flags, options)| Transport::Tcp { flags, options }),
-        3 => Just(Transport::Udp),
-        1 => Just(Transport::Sctp),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(kind, code)| Transport::Icmp(kind, code)),
-        1 => others.prop_map(Transport::Other),
-    ]
-}
-
-fn extension() -> impl Strategy<Value = Extension> {
-    prop_oneof![
-        4 => (select(vec![60_u8, 60, 60, 60, 0, 43]), 0_u8..3).prop_map(|(number, units)| Extension::Raw(number, units)),
-        2 => Just(Extension::Atomic),
-        1 => Just(Extension::Jumbo),
-    ]
-}
-
-/// Extension headers in any order, now and then with one that splits the datagram.
-fn extensions() -> impl Strategy<Value = Vec<Extension>> {
-    let first = prop::option::of((0_u8..3).prop_map(|units| Extension::Raw(0, units)));
-    let usual = prop_oneof![3 => Just(0..1_usize), 2 => Just(1..4), 1 => Just(7..11)];
-    let others = usual.prop_flat_map(|count| prop::collection::vec(extension(), count));
-    (
-        first,
-        others,
-        prop::option::weighted(0.4, any::<prop::sample::Index>()),
-    )
-        .prop_map(|(first, others, split)| {
-            let mut all: Vec<Extension> = first.into_iter().chain(others).collect();
-            if let Some(split) = split {
-                all.insert(split.index(all.len() + 1), Extension::Fragment);
-            }
-            all
-        })
-}
-
-fn part() -> impl Strategy<Value = Option<Part>> {
-    let offset = prop_oneof![Just(0_u16), 0_u16..8, 0_u16..0x2000];
-    let part = (offset, any::<bool>(), any::<u32>()).prop_map(|(offset, more, id)| Part {
-        offset,
-        more,
-        id,
-    });
-    prop::option::weighted(0.4, part)
-}
-
-/// Any packet.
-pub(crate) fn spec() -> impl Strategy<Value = Spec> {
-    let options = prop_oneof![
-        3 => Just(Vec::new()),
-        2 => prop::collection::vec(select(vec![0_u8, 1, 1, 7, 68, 130, 148, 131, 137]), 1..9),
-    ];
-    let addresses = (any::<[u8; 16]>(), any::<[u8; 16]>());
-    let ports = (any::<u16>(), any::<u16>());
-    let payload = prop::collection::vec(any::<u8>(), 0..40);
-    (
-        any::<bool>(),
-        addresses,
-        ports,
-        transport(),
-        payload,
-        options,
-        extensions(),
-        part(),
-    )
-        .prop_map(
-            |(v6, (src, dst), (sport, dport), transport, payload, options, extensions, part)| {
-                Spec {
-                    v6,
-                    src,
-                    dst,
-                    sport,
-                    dport,
-                    transport,
-                    payload,
-                    options,
-                    extensions,
-                    part,
-                }
-            },
-        )
 }
