@@ -1,5 +1,5 @@
 //! The commands of this repository: `cargo xtask build`, `image`, `test`, `lint`, `abi`, `demo`,
-//! `cluster`, `conformance`, `bench`.
+//! `cluster`, `conformance`, `bench`, `fuzz`.
 //!
 //! Each command finds or installs what it lacks and says so first; what it cannot install ends in an
 //! error of three lines. Only this file prints errors and chooses the exit code: 0 done, 1 the answer
@@ -14,6 +14,7 @@ mod conformance;
 mod demo;
 mod elf;
 mod failure;
+mod fuzz;
 mod guest;
 mod image;
 mod initramfs;
@@ -83,6 +84,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Let libFuzzer make up packets and policies that break a promise
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Cluster(verb) => cluster::run(&verb).map(|()| true),
         Verb::Conformance(verb) => conformance::run(&verb),
         Verb::Bench { name, args } => bench::run(&name, &args),
+        Verb::Fuzz(options) => fuzz::run(&options),
     };
     match answer {
         Ok(true) => ExitCode::SUCCESS,

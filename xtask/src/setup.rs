@@ -45,6 +45,9 @@ pub(crate) const LINT_TOOLS: &[Tool] = &[
     tool("cargo-fmt", "rustfmt-web"),
 ];
 
+/// For libFuzzer, which is C++.
+pub(crate) const FUZZ_TOOLS: &[Tool] = &[tool("c++", "g++")];
+
 /// For tests on another kernel.
 pub(crate) const VM_TOOLS: &[Tool] = &[
     tool("qemu-system-x86_64", "qemu-system-x86"),

@@ -51,6 +51,7 @@ const RUNGS: &[(&str, Rung)] = &[
 /// Where test files lie, and the package that compiles them.
 const FOLDERS: &[(&str, &str)] = &[
     ("tests/tests", "portcullis-tests"),
+    ("tests/fuzz/tests", "portcullis-fuzz"),
     ("agent/tests", "portcullis"),
     ("agent/lab/tests", "portcullis-lab"),
     ("agent/policy/tests", "portcullis-policy"),
@@ -61,6 +62,7 @@ const FOLDERS: &[(&str, &str)] = &[
 const FILES: &[(&str, Rung)] = &[
     ("tests/tests/deploy.rs", Rung::Unit),
     ("tests/tests/lint.rs", Rung::Unit),
+    ("tests/fuzz/tests/corpus.rs", Rung::Unit),
     ("tests/tests/verifier.rs", Rung::Kernel),
     ("tests/tests/packets.rs", Rung::Kernel),
     ("tests/tests/agreement.rs", Rung::Kernel),

@@ -78,12 +78,14 @@ pub fn by_others(bytes: &[u8], parsed: &Parsed) {
         TransportSlice::Igmp(_) => None,
     });
     let has_ports = matches!(parsed.protocol, TCP | UDP | ICMP | ICMPV6);
-    if parsed.fragment == fragment::WHOLE && has_ports {
+    // It wants a time stamp of ICMP to have exactly 20 bytes; to us the type alone counts.
+    let odd_timestamp = parsed.protocol == ICMP && matches!(parsed.icmp_type(), 13 | 14);
+    if parsed.fragment == fragment::WHOLE && has_ports && !(odd_timestamp && ports.is_none()) {
         assert_eq!(ports, Some((parsed.sport, parsed.dport)));
     }
 }
 
-/// What has a glance is parsed without error and into the same tuple; what has none and is parsed is no ordinary packet.
+/// What has a glance is parsed without error and into the same tuple; what has none and is parsed is no ordinary packet, or a super-packet.
 pub fn glance<P: Packet + Debug>(packet: &P, ethertype: u16) {
     let mut parsed = Parsed::default();
     let result = parse(packet, ethertype, &mut parsed);
@@ -99,7 +101,9 @@ pub fn glance<P: Packet + Debug>(packet: &P, ethertype: u16) {
             };
             assert!(!glance.agrees(packet, &other), "{packet:?}");
         }
-        None if result.is_ok() => assert_eq!(Glance::of(&parsed), None, "{packet:?}"),
+        None if result.is_ok() && !packet.is_gso() => {
+            assert_eq!(Glance::of(&parsed), None, "{packet:?}");
+        }
         None => {}
     }
 }

@@ -45,7 +45,10 @@ pub(crate) struct Policy {
 
 impl Policy {
     pub(crate) fn read(object: &Value) -> Self {
-        let metadata = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
+        let metadata = |field: &str| {
+            let text = object["metadata"][field].as_str();
+            text.filter(|text| !text.is_empty()).map(str::to_owned)
+        };
         let spec = &object["spec"];
         let mut ingress = rules(&spec["ingress"], Direction::Ingress);
         let mut egress = rules(&spec["egress"], Direction::Egress);

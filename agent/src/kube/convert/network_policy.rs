@@ -86,6 +86,8 @@ pub(super) fn convert(key: &Key, fields: &Fields, problems: &mut Problems) -> Po
     };
 
     match problems.note(optional_selector(spec, "podSelector", &path)) {
+        // What stands beside it and is not known may have widened it.
+        Some(_) if withheld => {}
         Some(selector) => policy.subject.pods = selector.unwrap_or_default(),
         None => withheld = true,
     }

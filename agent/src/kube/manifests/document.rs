@@ -67,7 +67,9 @@ pub(super) fn parse(document: &Document<'_>) -> Result<Value, Reason> {
             line: Some(document.line),
         });
     };
-    // Limits that a directory of tens of thousands of objects stays below; those on aliases keep their defaults.
+    // An alias may stand for more than it takes to write, but a few lines for no millions of values: that takes seconds for each of them.
+    let replayed = (4 * text.len()).clamp(1_000, 1_000_000);
+    // Limits that a directory of tens of thousands of objects stays below.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 200_000_000,
@@ -75,7 +77,9 @@ pub(super) fn parse(document: &Document<'_>) -> Result<Value, Reason> {
             max_total_scalar_bytes: 1 << 30,
             max_total_comment_bytes: 1 << 30,
             max_buffered_comment_events: 1 << 20,
+            enforce_alias_anchor_ratio: false,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: replayed },
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
@@ -131,7 +135,7 @@ pub(super) fn salvage_policies(text: &[u8]) -> Vec<(String, Option<String>)> {
         let value = value.split(" #").next().unwrap_or_default();
         let value = value.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
         match key.trim_end_matches(['"', '\'', ' ']) {
-            "kind" => policy |= value == "NetworkPolicy",
+            "kind" => policy |= matches!(value, "NetworkPolicy" | "NetworkPolicyList"),
             "namespace" if is_name(value) => namespaces.push(value.to_owned()),
             "name" if is_name(value) => names.push(value.to_owned()),
             _ => {}
@@ -162,6 +166,8 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use serde_json::json;
 
     use super::*;
@@ -211,7 +217,6 @@ mod tests {
     fn large_documents_fit_the_budget() {
         let mut file = String::from("apiVersion: v1\nkind: List\nitems:\n");
         for index in 0..40_000 {
-            use std::fmt::Write as _;
             write!(
                 file,
                 "- kind: Pod\n  metadata: {{name: p{index}, labels: {{a: b, c: d}}}}\n"
@@ -220,6 +225,25 @@ mod tests {
         }
         let value = values(&file).remove(0).unwrap();
         assert_eq!(value["items"].as_array().unwrap().len(), 40_000);
+    }
+
+    #[test]
+    fn aliases_of_aliases_are_refused_before_they_cost_much_and_honest_ones_are_read() {
+        let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x]\n");
+        for (before, name) in ["a", "b", "c", "d", "e"]
+            .iter()
+            .zip(["b", "c", "d", "e", "f"])
+        {
+            let eight = vec![format!("*{before}"); 8].join(", ");
+            writeln!(bomb, "{name}: &{name} [{eight}]").unwrap();
+        }
+        let Err(Reason::Syntax { message, .. }) = values(&bomb).remove(0) else {
+            panic!("thirty thousand values of 200 bytes")
+        };
+        assert!(message.contains("alias replay limit"), "{message}");
+        let many = format!("a: &a {{app: web}}\nb: [{}]\n", vec!["*a"; 5000].join(", "));
+        let value = values(&many).remove(0).unwrap();
+        assert_eq!(value["b"].as_array().unwrap().len(), 5000);
     }
 
     #[test]
@@ -246,6 +270,8 @@ mod tests {
             salvage_policies(json),
             [("default".to_owned(), Some("guard".to_owned()))]
         );
+        let list = b"kind: NetworkPolicyList\nitems:\n- metadata: {namespace: shop}\n  spec: [";
+        assert_eq!(salvage_policies(list), [("shop".to_owned(), None)]);
         assert_eq!(salvage_policies(b"kind: Pod\nmetadata: ["), []);
     }
 }

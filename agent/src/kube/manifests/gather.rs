@@ -57,6 +57,7 @@ pub fn gather(paths: &[PathBuf]) -> Result<Gathered, ManifestError> {
         entry,
         origin,
         traps,
+        ..
     } in found
     {
         beside.insert(entry.key, Beside { origin, traps });

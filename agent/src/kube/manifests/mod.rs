@@ -88,6 +88,16 @@ pub fn read(directory: &Path) -> Result<Batch, ManifestError> {
     Ok(reader.difference(state))
 }
 
+/// What a directory with these files, names and contents, would say. The batch is that of [`read`].
+#[must_use]
+pub fn parse<'f>(files: impl IntoIterator<Item = (&'f str, &'f [u8])>) -> Batch {
+    let found: Vec<_> = files
+        .into_iter()
+        .flat_map(|(name, bytes)| objects::objects(name, bytes, objects::Purpose::Enforce))
+        .collect();
+    reader::everything(&reader::together(found.iter()))
+}
+
 /// Asks a running feed to read the directory again.
 #[derive(Clone, Debug)]
 pub struct Rereader(mpsc::Sender<Asker>);

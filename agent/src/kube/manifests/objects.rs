@@ -10,9 +10,6 @@ use crate::kube::convert::{closed_policy, convert, identify, traps};
 use crate::kube::problem::{excerpt, excerpt_value};
 use crate::kube::{Entry, Key, Kind, Object, Problem, Reason, Trap};
 
-/// How deep lists may stand in lists.
-const LIST_DEPTH: usize = 4;
-
 /// Kinds without a say in policy: present in any real directory of manifests, and not worth a report each.
 const SILENT_GROUPS: [&str; 12] = [
     "admissionregistration.k8s.io",
@@ -58,6 +55,8 @@ pub(super) enum Purpose {
 pub(super) struct Found {
     pub(super) entry: Entry,
     pub(super) origin: String,
+    /// A policy whose name is a guess from the text of an unreadable document: no other object may take its place.
+    pub(super) guessed: bool,
     /// What it says and people read otherwise; only for [`Purpose::Lint`].
     pub(super) traps: Vec<Trap>,
 }
@@ -67,7 +66,21 @@ impl Found {
         Self {
             entry,
             origin: origin.to_owned(),
+            guessed: false,
             traps: Vec::new(),
+        }
+    }
+
+    /// The policy under a name that only its document has.
+    pub(super) fn by_its_document(&self) -> Entry {
+        let key = Key {
+            name: unreadable(&self.origin),
+            ..self.entry.key.clone()
+        };
+        Entry {
+            object: Some(Object::Policy(Arc::new(closed_policy(&key)))),
+            problems: self.entry.problems.clone(),
+            key,
         }
     }
 }
@@ -107,26 +120,13 @@ fn document_objects(
 ) {
     match result {
         Ok(Value::Null) => {}
-        Ok(mut value) => collect(&mut value, None, origin, LIST_DEPTH, purpose, found),
+        Ok(mut value) => collect(&mut value, None, origin, purpose, found),
         Err(reason) => {
             for (namespace, name) in document::salvage_policies(text) {
-                let name = name.unwrap_or_else(|| format!("unreadable document {origin}"));
-                let key = Key {
-                    kind: Kind::NetworkPolicy,
-                    namespace: Some(namespace),
-                    name,
-                };
-                let object = Some(Object::Policy(Arc::new(closed_policy(&key))));
-                let problems = vec![Problem {
-                    field: String::new(),
-                    reason: reason.clone(),
-                }];
-                let entry = Entry {
-                    key,
-                    object,
-                    problems,
-                };
-                found.push(Found::new(entry, origin));
+                found.push(Found {
+                    guessed: true,
+                    ..closing(namespace, name.as_deref(), origin, reason.clone())
+                });
             }
             found.push(refused(origin, "", reason));
         }
@@ -152,12 +152,12 @@ pub(super) fn refused(origin: &str, field: &str, reason: Reason) -> Found {
     Found::new(entry, origin)
 }
 
-/// The objects of one document; `implied` is the type of a typed list's items, which do not repeat it.
+/// The objects of one document; `implied` is the type of a typed list's items, which do not repeat it. Lists in lists end with the depth to which
+/// the parsers follow a document.
 fn collect(
     value: &mut Value,
     implied: Option<(&str, &str)>,
     origin: &str,
-    depth: usize,
     purpose: Purpose,
     found: &mut Vec<Found>,
 ) {
@@ -184,28 +184,10 @@ fn collect(
     if let Some(item_kind) = kind.strip_suffix("List")
         && let Some(Value::Array(items)) = fields.get_mut("items")
     {
-        if depth == 0 {
-            let message = "lists nested too deeply".to_owned();
-            found.push(refused(
-                origin,
-                "",
-                Reason::Syntax {
-                    message,
-                    line: None,
-                },
-            ));
-            return;
-        }
         let implied = (!item_kind.is_empty()).then_some((api_version, item_kind));
         for (index, item) in items.iter_mut().enumerate() {
-            collect(
-                item,
-                implied,
-                &format!("{origin}[{index}]"),
-                depth - 1,
-                purpose,
-                found,
-            );
+            let origin = format!("{origin}[{index}]");
+            collect(item, implied, &origin, purpose, found);
         }
         return;
     }
@@ -275,19 +257,26 @@ fn template(kind: &str, value: &Value, origin: &str) -> Option<Found> {
 fn closed(value: &Value, origin: &str, reason: Reason) -> Option<Found> {
     let metadata = value.get("metadata");
     let namespace = match metadata.and_then(|metadata| metadata.get("namespace")) {
-        None | Some(Value::Null) => "default",
-        Some(Value::String(namespace)) => namespace,
+        None | Some(Value::Null) => "default".to_owned(),
+        Some(Value::String(namespace)) if namespace.is_empty() => "default".to_owned(),
+        Some(Value::String(namespace)) => namespace.clone(),
+        // A namespace may be called `5`; whoever writes so without quotes writes a number.
+        Some(Value::Number(number)) => number.to_string(),
         Some(_) => return None,
     };
     let name = metadata
         .and_then(|metadata| metadata.get("name"))
         .and_then(Value::as_str)
         .filter(|name| !name.is_empty());
-    let name = name.map_or_else(|| format!("unreadable document {origin}"), str::to_owned);
+    Some(closing(namespace, name, origin, reason))
+}
+
+/// A policy that closes this namespace, as far as its name is known.
+fn closing(namespace: String, name: Option<&str>, origin: &str, reason: Reason) -> Found {
     let key = Key {
         kind: Kind::NetworkPolicy,
-        namespace: Some(namespace.to_owned()),
-        name,
+        namespace: Some(namespace),
+        name: name.map_or_else(|| unreadable(origin), str::to_owned),
     };
     let object = Some(Object::Policy(Arc::new(closed_policy(&key))));
     let problems = vec![Problem {
@@ -299,7 +288,12 @@ fn closed(value: &Value, origin: &str, reason: Reason) -> Option<Found> {
         object,
         problems,
     };
-    Some(Found::new(entry, origin))
+    Found::new(entry, origin)
+}
+
+/// A name for what has none. Kubernetes would not take it, so nothing else is called so.
+fn unreadable(origin: &str) -> String {
+    format!("unreadable document {origin}")
 }
 
 fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {

@@ -1,7 +1,7 @@
 //! The directory as one state: what its documents say, completed as the API server would, and the difference to what was said before.
 //!
-//! Several documents of one kind, namespace and name: the last one counts, in the order of file names and documents, and the report says so. Two
-//! pods with one uid: the first by namespace and name keeps it.
+//! Several documents of one kind, namespace and name: the last one counts, in the order of file names and documents, and the report says so; what an
+//! unreadable document closes nobody replaces. Two pods with one uid: the first by namespace and name keeps it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -136,10 +136,15 @@ impl Reader {
 }
 
 /// What all documents say together, completed as the API server would.
-pub(super) fn together<'f>(found: impl Iterator<Item = &'f Found>) -> State {
+pub(super) fn together<'f>(all: impl Iterator<Item = &'f Found>) -> State {
     let mut state = State::new();
     let mut origins: BTreeMap<Key, &str> = BTreeMap::new();
-    for found in found {
+    let mut guessed = Vec::new();
+    for found in all {
+        if found.guessed {
+            guessed.push(found);
+            continue;
+        }
         let mut entry = found.entry.clone();
         if let Some(earlier) = origins.insert(entry.key.clone(), &found.origin) {
             let reason = Reason::Duplicate((*earlier).to_owned());
@@ -148,6 +153,15 @@ pub(super) fn together<'f>(found: impl Iterator<Item = &'f Found>) -> State {
                 reason,
             });
         }
+        state.insert(entry.key.clone(), entry);
+    }
+    for found in guessed {
+        // What really has that name stands beside it; what is closed stays closed.
+        let entry = if state.contains_key(&found.entry.key) {
+            found.by_its_document()
+        } else {
+            found.entry.clone()
+        };
         state.insert(entry.key.clone(), entry);
     }
     refuse_shared_uids(&mut state);

@@ -166,6 +166,55 @@ fn a_policy_that_cannot_be_parsed_still_closes_its_namespace() {
 }
 
 #[test]
+fn what_an_unreadable_document_closes_no_other_object_opens() {
+    let scratch = Scratch::new("namesake");
+    let allow = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {ingress: [{}]}\n";
+    let broken = "kind: NetworkPolicy\nmetadata:\n  name: web\n  namespace: shop\nspec: [\n---\n";
+    write(&scratch, "a.yaml", &format!("{broken}{broken}{allow}"));
+    let entries = entries(&scratch);
+    let policies: Vec<&str> = entries
+        .keys()
+        .filter_map(|name| name.strip_prefix("NetworkPolicy shop/"))
+        .collect();
+    assert_eq!(
+        policies,
+        [
+            "unreadable document a.yaml#0",
+            "unreadable document a.yaml#1",
+            "web"
+        ]
+    );
+    assert_eq!(entries["NetworkPolicy shop/web"].problems, []);
+}
+
+#[test]
+fn a_policy_closes_its_namespace_however_that_is_written_and_however_deep_it_lies() {
+    let scratch = Scratch::new("closing");
+    write(
+        &scratch,
+        "a.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: ''}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n, namespace: 5}\n",
+    );
+    let list = |items: &str| format!(r#"{{"apiVersion":"v1","kind":"List","items":[{items}]}}"#);
+    let deny = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"deep"}}"#;
+    write(
+        &scratch,
+        "b.json",
+        &(0..6).fold(deny.to_owned(), |inner, _| list(&inner)),
+    );
+    let entries = entries(&scratch);
+    for name in [
+        "default/unreadable document a.yaml#0",
+        "5/n",
+        "default/deep",
+    ] {
+        let entry = &entries[&format!("NetworkPolicy {name}")];
+        assert!(matches!(entry.object, Some(Object::Policy(_))), "{name}");
+    }
+}
+
+#[test]
 fn of_two_definitions_the_last_one_counts_and_shared_uids_are_refused() {
     let scratch = Scratch::new("twice");
     write(&scratch, "a.yaml", &pod("web", "10.0.0.5"));

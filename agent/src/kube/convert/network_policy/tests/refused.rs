@@ -188,6 +188,11 @@ fn an_unreadable_frame_closes() {
             none(),
         ),
         ("{ingres: [{}]}", none(), none()),
+        (
+            "{podSelector: {matchLabels: {a: b}}, policyTypes: [Egress], ingres: [{}]}",
+            none(),
+            none(),
+        ),
         // Rules written for other pods are not given to all of them.
         ("{podSelector: [], ingress: [{}]}", none(), None),
         (
