@@ -25,6 +25,7 @@ pub mod lint;
 pub mod model;
 pub mod probe;
 mod selector;
+pub mod shared;
 pub mod tables;
 mod words;
 
