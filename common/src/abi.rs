@@ -28,8 +28,17 @@ pub const SLOTS: u32 = 1024;
 pub const CONNTRACK_ENTRIES: u32 = 262_144;
 /// Compiled policies on one node.
 pub const POLICIES: u32 = 8192;
-/// Sets of port ranges on one node.
-pub const L4_SETS: u32 = 8192;
+/// Sets of port ranges on one node: each rule with ports of its own needs one, and a policy may have ten thousand. An array, so that a look-up costs
+/// nothing: 4 MiB.
+pub const L4_SETS: u32 = 32_768;
+/// Port prefixes of sets that do not fit into their record. Memory follows use.
+pub const PORT_PREFIX_ENTRIES: u32 = 4_194_304;
+/// Addresses of pods that policies tell apart. An entry is allocated with its use, the table of its buckets at once: 16 bytes each.
+pub const PEER_ENTRIES: u32 = 262_144;
+/// Prefixes that policies tell apart. Memory follows use.
+pub const CIDR_ENTRIES: u32 = 1_048_576;
+/// Verdicts of a policy for an identity. As [`PEER_ENTRIES`].
+pub const ROW_ENTRIES: u32 = 524_288;
 /// Fragment records of one slot and hook.
 pub const FRAGMENTS_PER_SLOT: u32 = 8;
 /// Port ranges that a set holds inline.

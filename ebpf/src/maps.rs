@@ -9,9 +9,9 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::btf_map;
 use portcullis_common::abi::{
-    CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment,
-    FragmentKey, L4_SETS, L4Key, L4Set, L4Value, Owner, POLICIES, PolicyKey, SLOTS, ServiceKey,
-    Slot,
+    CIDR_ENTRIES, CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow,
+    FlowKey, Fragment, FragmentKey, L4_SETS, L4Key, L4Set, L4Value, Owner, PEER_ENTRIES, POLICIES,
+    PORT_PREFIX_ENTRIES, PolicyKey, ROW_ENTRIES, SLOTS, ServiceKey, Slot,
 };
 use portcullis_common::addr::Addr;
 
@@ -50,11 +50,11 @@ pub static SCRATCH: PerCpuArray<Scratch, 2> = PerCpuArray::new();
 
 /// Exact address -> identity. Agent writes. Full: the update is refused and the old version stays.
 #[btf_map(name = "pc_peers")]
-pub static PEERS: HashMap<Addr, u32, 262_144, ON_DEMAND> = HashMap::new();
+pub static PEERS: HashMap<Addr, u32, { PEER_ENTRIES as usize }, ON_DEMAND> = HashMap::new();
 
 /// Prefix -> identity, for addresses that `pc_peers` lacks. Agent writes. Full: as `pc_peers`.
 #[btf_map(name = "pc_cidrs")]
-pub static CIDRS: LpmTrie<Addr, u32, 131_072, ON_DEMAND> = LpmTrie::new();
+pub static CIDRS: LpmTrie<Addr, u32, { CIDR_ENTRIES as usize }, ON_DEMAND> = LpmTrie::new();
 
 /// Policy -> verdict for everyone who has no row of their own. Agent writes. Index 0 and 1 are reserved.
 #[btf_map(name = "pc_policies")]
@@ -62,15 +62,17 @@ pub static POLICY_DEFAULTS: Array<Cell, { POLICIES as usize }> = Array::new();
 
 /// Policy and identity -> verdict. Agent writes. Full: as `pc_peers`.
 #[btf_map(name = "pc_policy")]
-pub static POLICY_ROWS: HashMap<PolicyKey, Cell, 524_288, ON_DEMAND> = HashMap::new();
+pub static POLICY_ROWS: HashMap<PolicyKey, Cell, { ROW_ENTRIES as usize }, ON_DEMAND> =
+    HashMap::new();
 
-/// Port sets by id. Agent writes.
+/// Port sets by id. Agent writes. Full: as `pc_peers`.
 #[btf_map(name = "pc_l4sets")]
 pub static PORT_SETS: Array<L4Set, { L4_SETS as usize }> = Array::new();
 
-/// Ranges of port sets that have more than fit inline. Agent writes.
+/// Ranges of port sets that have more than fit inline. Agent writes. Full: as `pc_peers`.
 #[btf_map(name = "pc_l4lpm")]
-pub static PORT_PREFIXES: LpmTrie<L4Key, L4Value, 262_144, ON_DEMAND> = LpmTrie::new();
+pub static PORT_PREFIXES: LpmTrie<L4Key, L4Value, { PORT_PREFIX_ENTRIES as usize }, ON_DEMAND> =
+    LpmTrie::new();
 
 /// Service address, port, protocol -> 1. Agent writes. Full: missing ones are judged by the untranslated address, which a selector never matches.
 #[btf_map(name = "pc_services")]

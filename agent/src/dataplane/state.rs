@@ -349,6 +349,16 @@ impl PortSet {
         self.ranges.len() > portcullis_common::abi::INLINE_RANGES
     }
 
+    /// How many entries it has in the LPM table.
+    #[must_use]
+    pub fn spilled(&self) -> usize {
+        if self.is_spilled() {
+            self.prefixes().count()
+        } else {
+            0
+        }
+    }
+
     /// The ranges as port prefixes: protocol, port, bits of the port that count, action, rule.
     pub fn prefixes(&self) -> impl Iterator<Item = (u8, u16, u32, u32, u32)> + '_ {
         self.ranges

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::abi::{
-    CONNTRACK_ENTRIES, Endpoint, POLICIES, SLOTS, Slot, direction, endpoint_flags,
+    CIDR_ENTRIES, CONNTRACK_ENTRIES, Endpoint, L4_SETS, PEER_ENTRIES, POLICIES,
+    PORT_PREFIX_ENTRIES, ROW_ENTRIES, SLOTS, Slot, direction, endpoint_flags,
 };
 use portcullis_common::reason;
 
@@ -108,6 +109,7 @@ impl Node {
             .values()
             .map(|policy| policy.rows.len())
             .sum();
+        let port_prefixes: usize = state.sets.values().map(|set| set.spilled()).sum();
         let conntrack_entries = slots.iter().flat_map(|slot| slot.flows).sum();
         NodeStatus {
             api_version: "portcullis.dev/v1alpha1".to_owned(),
@@ -189,14 +191,28 @@ impl Node {
                     state.endpoints.len() as u64,
                     u64::from(SLOTS),
                 ),
-                ("pc_peers", state.peers.len() as u64, 262_144),
-                ("pc_cidrs", state.cidrs.len() as u64, 131_072),
+                (
+                    "pc_peers",
+                    state.peers.len() as u64,
+                    u64::from(PEER_ENTRIES),
+                ),
+                (
+                    "pc_cidrs",
+                    state.cidrs.len() as u64,
+                    u64::from(CIDR_ENTRIES),
+                ),
                 (
                     "pc_policies",
                     state.policies.len() as u64,
                     u64::from(POLICIES),
                 ),
-                ("pc_policy", rows as u64, 524_288),
+                ("pc_policy", rows as u64, u64::from(ROW_ENTRIES)),
+                ("pc_l4sets", state.sets.len() as u64, u64::from(L4_SETS)),
+                (
+                    "pc_l4lpm",
+                    port_prefixes as u64,
+                    u64::from(PORT_PREFIX_ENTRIES),
+                ),
                 ("pc_services", state.services.len() as u64, 131_072),
             ]
             .into_iter()
