@@ -1,8 +1,8 @@
 //! Deny events in words: who, to whom, why, by which policy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
@@ -10,6 +10,7 @@ use portcullis_common::abi::{Event, direction, hook};
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::{icmp, reason};
 use portcullis_policy::model::{self, Workload};
+use portcullis_policy::shared::SharedMap;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
@@ -26,23 +27,14 @@ pub struct Lookup {
     pub names: Names,
     /// Pod uids by slot and generation.
     pub endpoints: BTreeMap<(u16, u8), String>,
-    /// Pods by address, for the first event that asks: a hundred thousand of them are too many to look through for each.
-    pub pods: OnceLock<HashMap<IpAddr, Arc<Workload>>>,
+    /// Pods by address.
+    pub pods: SharedMap<IpAddr, Arc<Workload>>,
 }
 
 impl Lookup {
     /// The pod, node or bare address behind an address.
     fn name(&self, address: IpAddr) -> String {
-        let pods = self.pods.get_or_init(|| {
-            let workloads = self.model.workloads.values();
-            workloads
-                .flat_map(|workload| {
-                    let addresses = workload.addresses.iter();
-                    addresses.map(move |address| (*address, Arc::clone(workload)))
-                })
-                .collect()
-        });
-        if let Some(workload) = pods.get(&address) {
+        if let Some(workload) = self.pods.get(&address) {
             return format!("{}/{}", workload.namespace, workload.name);
         }
         let node = self

@@ -13,12 +13,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use portcullis_common::conntrack;
-use portcullis_policy::compile;
+use portcullis_policy::Compiler;
 use portcullis_policy::tables::Tables;
 use tracing::{error, info, warn};
 
@@ -36,10 +36,12 @@ use crate::world::World;
 mod answer;
 mod others;
 mod report;
+mod translated;
 mod want;
 
 pub use answer::View;
 pub use others::rules_of_others;
+use translated::Translated;
 
 /// For how long a connection that an agent of another version knew may be silent before it is forgotten.
 const SUCCESSION_PATIENCE: Duration = Duration::from_mins(5);
@@ -51,7 +53,9 @@ pub struct Node {
     observed: Arc<Observed>,
     dataplane: Dataplane,
     cgroup: Result<PodCgroup, String>,
-    tables: Tables,
+    compiler: Compiler,
+    tables: Arc<Tables>,
+    translated: Translated,
     bindings: Vec<EndpointBinding>,
     /// When an interface was first seen to be a pod's; none for those that an earlier agent has seen to.
     first_seen: BTreeMap<u32, Instant>,
@@ -95,7 +99,9 @@ impl Node {
             observed,
             dataplane,
             cgroup,
-            tables: Tables::default(),
+            compiler: Compiler::default(),
+            tables: Arc::default(),
+            translated: Translated::default(),
             bindings: Vec::new(),
             first_seen: BTreeMap::new(),
             enforced: BTreeMap::new(),
@@ -351,7 +357,8 @@ impl Node {
         self.world.set_cni_addresses(self.observed.cni_addresses());
         self.bindings = resolve(&self.observed, &self.world);
         let model = self.world.snapshot();
-        self.tables = compile(&model);
+        self.tables = self.compiler.compile(&model);
+        self.translated.refresh(&self.world, &self.observed);
         let desired = self.desired(&model);
         Ok(self
             .dataplane
@@ -413,7 +420,7 @@ impl Node {
                     Some(((endpoint.slot, endpoint.generation), binding.uid.clone()?))
                 })
                 .collect(),
-            pods: OnceLock::new(),
+            pods: self.world.owners(),
         }
     }
 

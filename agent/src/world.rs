@@ -6,8 +6,8 @@
 //! CNI records -----local---/       \--refused, feeds, counts, service_addresses (status, dataplane)
 //! ```
 //! Output is a function of what is true now, not of the way there: any order of the same changes ends in the same snapshot. No I/O, no clock (times
-//! come in), no lock: one task owns it and hands out snapshots. Snapshots share their records; taking one copies nothing, and the next change copies
-//! the maps only while an old snapshot is still held.
+//! come in), no lock: one task owns it and hands out snapshots. Snapshots share their records: taking one copies nothing,
+//! and a change copies only what it touches.
 
 mod backends;
 mod local;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
+use portcullis_policy::shared::SharedMap;
 
 use self::pods::Pods;
 pub use backends::{Backends, Lacks, WantedPort};
@@ -44,7 +45,10 @@ pub struct World {
     feeds: BTreeMap<Kind, Feed>,
     /// Addresses of local pods as the CNI gave them, by uid.
     cni_addresses: BTreeMap<String, Vec<IpAddr>>,
+    /// Who has an address; of several who claim it, whoever said so last.
+    owners: SharedMap<IpAddr, Arc<Workload>>,
     generation: u64,
+    services_generation: u64,
 }
 
 impl World {
@@ -62,7 +66,9 @@ impl World {
             refused: BTreeMap::new(),
             feeds: Kind::FED.map(|kind| (kind, Feed::default())).into(),
             cni_addresses: BTreeMap::new(),
+            owners: SharedMap::default(),
             generation: 0,
+            services_generation: 0,
         }
     }
 
@@ -113,6 +119,18 @@ impl World {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Grows with every change that [`World::service_addresses`] may tell.
+    #[must_use]
+    pub fn services_generation(&self) -> u64 {
+        self.services_generation
+    }
+
+    /// Pods by address. Cheap.
+    #[must_use]
+    pub fn owners(&self) -> SharedMap<IpAddr, Arc<Workload>> {
+        self.owners.clone()
     }
 
     /// Whether every kind has been listed completely: only then may tables be written or swept.
@@ -185,6 +203,7 @@ impl World {
             }
             Object::Node(node) => {
                 self.model.nodes.get(&key.name) != Some(&node) && {
+                    self.services_generation += u64::from(key.name == self.model.node);
                     self.model_mut().nodes.insert(key.name, node);
                     true
                 }
@@ -201,6 +220,7 @@ impl World {
             Object::Service(service) => {
                 let name = name_of(key);
                 self.services.services.get(&name).map(|known| &**known) != Some(&service) && {
+                    self.services_generation += 1;
                     self.services_mut().services.insert(name, Arc::new(service));
                     true
                 }
@@ -228,25 +248,43 @@ impl World {
             self.forget_pod(&name);
         }
         let uid = &pod.workload.uid;
-        if pod.workload.node.as_deref() == Some(self.model.node.as_str()) {
+        let was_local = self.local.contains_key(uid);
+        let is_local = pod.workload.node.as_deref() == Some(self.model.node.as_str());
+        if is_local {
             self.local.insert(uid.clone(), name.clone());
         } else {
             self.local.remove(uid);
         }
+        self.services_generation += u64::from(was_local || is_local);
         let workload = self.effective(&pod);
-        self.put_workload(workload);
+        self.put_workload(&workload);
         self.pods.insert(name, pod);
         true
     }
 
-    fn put_workload(&mut self, workload: Arc<Workload>) -> bool {
-        if self.model.workloads.get(&workload.uid) == Some(&workload) {
+    fn put_workload(&mut self, workload: &Arc<Workload>) -> bool {
+        if self.model.workloads.get(&workload.uid) == Some(workload) {
             return false;
         }
-        self.model_mut()
-            .workloads
-            .insert(workload.uid.clone(), workload);
+        let uid = workload.uid.clone();
+        let before = self.model_mut().workloads.insert(uid, Arc::clone(workload));
+        if let Some(before) = before {
+            self.disown(&before);
+        }
+        for address in &workload.addresses {
+            self.owners.insert(*address, Arc::clone(workload));
+        }
         true
+    }
+
+    /// The addresses of a workload are nobody's, but for those that somebody else claimed later.
+    fn disown(&mut self, workload: &Workload) {
+        for address in &workload.addresses {
+            let owner = self.owners.get(address);
+            if owner.is_some_and(|owner| owner.uid == workload.uid) {
+                self.owners.remove(address);
+            }
+        }
     }
 
     fn delete(&mut self, key: &Key, uid: Option<&str>) -> bool {
@@ -323,8 +361,10 @@ impl World {
                     && self.model_mut().namespaces.remove(&key.name).is_some()
             }
             Kind::Node => {
-                self.model.nodes.contains_key(&key.name)
-                    && self.model_mut().nodes.remove(&key.name).is_some()
+                self.model.nodes.contains_key(&key.name) && {
+                    self.services_generation += u64::from(key.name == self.model.node);
+                    self.model_mut().nodes.remove(&key.name).is_some()
+                }
             }
             Kind::NetworkPolicy => {
                 let policy = PolicyRef {
@@ -338,8 +378,10 @@ impl World {
             Kind::Pod => self.forget_pod(&name_of(key.clone())),
             Kind::Service => {
                 let name = name_of(key.clone());
-                self.services.services.contains_key(&name)
-                    && self.services_mut().services.remove(&name).is_some()
+                self.services.services.contains_key(&name) && {
+                    self.services_generation += 1;
+                    self.services_mut().services.remove(&name).is_some()
+                }
             }
             Kind::EndpointSlice => {
                 let name = name_of(key.clone());
@@ -358,10 +400,13 @@ impl World {
         // Two names with one uid happen in broken feeds only; the uid is then that of the name that claimed it last.
         if self.local.get(uid) == Some(name) {
             self.local.remove(uid);
+            self.services_generation += 1;
         }
         let owner = self.model.workloads.get(uid);
-        if owner.is_some_and(|owner| owner.namespace == name.0 && owner.name == name.1) {
-            self.model_mut().workloads.remove(uid);
+        if owner.is_some_and(|owner| owner.namespace == name.0 && owner.name == name.1)
+            && let Some(workload) = self.model_mut().workloads.remove(uid)
+        {
+            self.disown(&workload);
         }
         true
     }

@@ -17,8 +17,8 @@ impl Tables {
     /// The class of `addr`.
     #[must_use]
     pub fn class_of(&self, addr: IpAddr) -> ClassIx {
-        if let Some(class) = self.addresses.get(&addr) {
-            return *class;
+        if let Ok(at) = self.addresses.binary_search_by_key(&addr, |(at, _)| *at) {
+            return self.addresses[at].1;
         }
         let longest = if addr.is_ipv4() { 32 } else { 128 };
         (0..=longest)
@@ -32,7 +32,7 @@ impl Tables {
     /// The policy with this number.
     #[must_use]
     pub fn policy(&self, policy: PolicyIx) -> Option<&PolicyTable> {
-        self.policies.get(policy as usize)
+        self.policies.get(policy as usize).map(AsRef::as_ref)
     }
 }
 
@@ -52,7 +52,10 @@ impl PolicyTable {
     /// The cell of `class`.
     #[must_use]
     pub fn cell(&self, class: ClassIx) -> &Cell {
-        self.rows.get(&class).unwrap_or(&self.default)
+        match self.rows.binary_search_by_key(&class, |(of, _)| *of) {
+            Ok(at) => &self.cells[self.rows[at].1 as usize],
+            Err(_) => &self.default,
+        }
     }
 
     /// What happens to a connection with the other side in `class`. For ICMP, `port` is type and code (`type << 8 | code`).
@@ -83,6 +86,7 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::tables::PortRange;
@@ -100,12 +104,12 @@ mod tests {
     fn an_exact_address_beats_every_prefix_and_the_longest_prefix_the_others() {
         let tables = Tables {
             classes: 4,
-            addresses: BTreeMap::from([("10.1.0.1".parse().unwrap(), 3)]),
-            prefixes: BTreeMap::from([
+            addresses: Arc::new(vec![("10.1.0.1".parse().unwrap(), 3)]),
+            prefixes: Arc::new(BTreeMap::from([
                 ("10.0.0.0/8".parse().unwrap(), 1),
                 ("10.1.0.0/16".parse().unwrap(), 2),
                 ("10.1.2.0/24".parse().unwrap(), WORLD),
-            ]),
+            ])),
             ..Tables::default()
         };
         for (addr, class) in [

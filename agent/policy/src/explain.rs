@@ -48,7 +48,7 @@ pub struct Explainer<'w> {
     world: &'w World,
     options: Options,
     node_addresses: BTreeSet<IpAddr>,
-    compiled: BTreeMap<Option<&'w str>, Compilation<'w>>,
+    compiled: BTreeMap<Option<&'w str>, Compilation>,
 }
 
 impl<'w> Explainer<'w> {
@@ -201,7 +201,7 @@ impl<'w> Explainer<'w> {
         side
     }
 
-    fn compilation(&mut self, node: Option<&'w str>) -> &Compilation<'w> {
+    fn compilation(&mut self, node: Option<&'w str>) -> &Compilation {
         if self.compiled.len() >= NODES_KEPT && !self.compiled.contains_key(&node) {
             self.compiled.clear();
         }

@@ -7,8 +7,12 @@
 //! A tier that no object declares stands behind all others and denies at its end: a policy that names it by mistake still isolates.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::model::{AtEnd, NamespaceScope, Policy, PolicyRef, Rule, Tier, Workload, World};
+use crate::asked::named;
+use crate::model::{
+    AtEnd, NamespaceScope, Policy, PolicyRef, Protocol, Rule, Tier, Workload, World,
+};
 use crate::tables::Direction;
 
 /// Name of the tier that exists even when no object declares it.
@@ -16,11 +20,28 @@ pub const DEFAULT_TIER: &str = "default";
 const DEFAULT_TIER_ORDER: f64 = 1_000_000.0;
 
 /// The endpoints of one node, and every policy that governs one of them.
-pub(crate) struct Governed<'w> {
+#[derive(Default, PartialEq)]
+pub(crate) struct Governed {
     /// By rank.
-    pub(crate) policies: Vec<Standing<'w>>,
+    pub(crate) policies: Vec<Ranked>,
     /// By pod uid: every workload of the node that is an endpoint.
-    pub(crate) endpoints: BTreeMap<&'w str, Endpoint<'w>>,
+    pub(crate) endpoints: BTreeMap<String, Endpoint>,
+}
+
+/// A policy that governs, in its tier.
+pub(crate) struct Ranked {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) at_end: AtEnd,
+    /// Whether it governs somebody, for ingress and egress.
+    pub(crate) governs: [bool; 2],
+}
+
+impl PartialEq for Ranked {
+    /// The same version, not equal ones: who remembers what a version asks knows it by its record.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && (self.at_end, self.governs) == (other.at_end, other.governs)
+    }
 }
 
 /// A policy in its tier.
@@ -30,13 +51,14 @@ pub(crate) struct Standing<'w> {
 }
 
 /// An endpoint and the ranks of its policies, ascending.
-pub(crate) struct Endpoint<'w> {
-    pub(crate) workload: &'w Workload,
+#[derive(PartialEq)]
+pub(crate) struct Endpoint {
+    pub(crate) workload: Arc<Workload>,
     pub(crate) ingress: Vec<usize>,
     pub(crate) egress: Vec<usize>,
 }
 
-impl Endpoint<'_> {
+impl Endpoint {
     pub(crate) fn governing(&self, direction: Direction) -> &[usize] {
         match direction {
             Direction::Ingress => &self.ingress,
@@ -53,47 +75,72 @@ pub(crate) fn rules(policy: &Policy, direction: Direction) -> Option<&[Rule]> {
     }
 }
 
-impl<'w> Governed<'w> {
-    /// Finds endpoints of `node` (`None`: those of no node yet) and their policies.
-    pub(crate) fn new(world: &'w World, node: Option<&str>) -> Self {
+impl Governed {
+    /// Finds the policies of `endpoints`.
+    pub(crate) fn new<'w>(
+        world: &'w World,
+        endpoints: impl Iterator<Item = &'w Arc<Workload>>,
+    ) -> Self {
         let shelf = Shelf::new(world);
-        let selected: Vec<(&Workload, Vec<&Policy>)> = world
-            .workloads
-            .values()
-            .map(AsRef::as_ref)
-            .filter(|workload: &&Workload| {
-                workload.node.as_deref() == node && workload.is_endpoint()
-            })
+        let selected: Vec<(&Arc<Workload>, Vec<&Policy>)> = endpoints
             .map(|workload| (workload, shelf.selecting(workload)))
             .collect();
-        let (policies, ranks) = rank(
+        let (standing, ranks) = rank(
             world,
             selected.iter().flat_map(|(_, policies)| policies).copied(),
         );
-        let governing = |chosen: &[&Policy], direction| {
+        let mut policies: Vec<Ranked> = standing
+            .iter()
+            .map(|standing| Ranked {
+                policy: Arc::clone(&world.policies[&standing.policy.name]),
+                at_end: standing.at_end,
+                governs: [false; 2],
+            })
+            .collect();
+        let mut governing = |chosen: &[&Policy], direction: Direction| {
             let mut found: Vec<usize> = chosen
                 .iter()
                 .filter(|policy| rules(policy, direction).is_some())
                 .filter_map(|policy| ranks.get(&policy.name).copied())
                 .collect();
             found.sort_unstable();
+            for rank in &found {
+                policies[*rank].governs[direction as usize] = true;
+            }
             found
         };
         let endpoints = selected
             .iter()
             .map(|(workload, chosen)| {
                 let endpoint = Endpoint {
-                    workload,
+                    workload: Arc::clone(workload),
                     ingress: governing(chosen, Direction::Ingress),
                     egress: governing(chosen, Direction::Egress),
                 };
-                (workload.uid.as_str(), endpoint)
+                (workload.uid.clone(), endpoint)
             })
             .collect();
         Self {
             policies,
             endpoints,
         }
+    }
+
+    /// The subject's own numbers for the port names in the ingress rules that govern it.
+    pub(crate) fn subject_names(&self, endpoint: &Endpoint) -> Vec<(Protocol, &str, u16)> {
+        let mut names = Vec::new();
+        for &rank in &endpoint.ingress {
+            let rules = rules(&self.policies[rank].policy, Direction::Ingress);
+            let wanted = rules.unwrap_or_default().iter();
+            for (protocol, name) in wanted.flat_map(|rule| named(&rule.ports)) {
+                let ports = endpoint.workload.ports.iter();
+                let declared = ports.filter(|port| port.name == name && port.protocol == protocol);
+                names.extend(declared.map(|port| (protocol, name, port.number)));
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
 

@@ -1,316 +1,280 @@
 //! Address classes: which addresses the rules in use on this node cannot tell apart.
 //!
-//! An address has a *signature*: the selectors in use that hold for a live workload on it, the ipBlocks that contain it, and the numbers that
-//! each port name in use has there. Equal signatures, one class; classes are numbered in the order of their signatures, so the empty one is
-//! [`WORLD`](crate::tables::WORLD) and nothing depends on the way in which objects arrived.
+//! An address has a *signature*: the lists of peers that match it (by selectors that hold for a live workload on it, or by ipBlocks that contain it), and
+//! the numbers that each port name in use has there. Equal signatures, one class. Classes are numbered as they appear: [`WORLD`], which no rule mentions,
+//! then along the prefixes, then along the addresses; so nothing depends on the way in which objects arrived.
 //!
 //! ```text
 //! prefixes of the rules, sorted:  10/8 ── 10.1/16 ── 10.1.2/24        each piece: the ipBlocks that hold there
 //! addresses of pods, sorted:          ·      ··          ·            swept once along them
 //! ```
 //! IPv4 and IPv6 never meet: both sort and contain within their own family only.
+//!
+//! [`WORLD`]: crate::tables::WORLD
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter::Peekable;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::index::{InUse, Index};
-use crate::model::{Protocol, Workload, World};
+use crate::asked::{Asked, AtomIx, Changed, ListIx, NameIx};
+use crate::index::GroupIx;
+use crate::model::World;
 use crate::tables::ClassIx;
 
-/// What the rules in use know of an address. All lists ascend; the numbers are those of [`InUse`].
+mod pieces;
+mod roll;
+
+use pieces::{Pieces, SetIx, Sweep};
+pub(crate) use roll::WorkloadChange;
+use roll::{Owner, PortsIx, Roll};
+
+/// Number of a signature; never used twice.
+pub(crate) type SignatureIx = u32;
+
+/// What the rules in use know of an address. Both lists ascend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Signature {
-    pub(crate) selectors: Vec<u32>,
-    pub(crate) cidrs: Vec<u32>,
+    pub(crate) lists: Vec<ListIx>,
     /// Port name and number.
-    pub(crate) ports: Vec<(u32, u16)>,
+    pub(crate) ports: Vec<(NameIx, u16)>,
+}
+
+/// A class: what its addresses have in common.
+pub(crate) struct Class {
+    pub(crate) number: SignatureIx,
+    pub(crate) signature: Arc<Signature>,
 }
 
 /// The classes and who is in them.
+#[derive(Default)]
 pub(crate) struct Identities {
-    /// By class.
-    pub(crate) signatures: Vec<Signature>,
-    pub(crate) addresses: BTreeMap<IpAddr, ClassIx>,
-    pub(crate) prefixes: BTreeMap<IpNet, ClassIx>,
+    /// By number; the first is the world.
+    pub(crate) classes: Vec<Class>,
+    /// Addresses that have another class than the prefix around them, sorted.
+    pub(crate) addresses: Arc<Vec<(IpAddr, ClassIx)>>,
+    /// Prefixes that have another class than the next shorter one around them.
+    pub(crate) prefixes: Arc<BTreeMap<IpNet, ClassIx>>,
+    roll: Roll,
+    pieces: Pieces,
+    signatures: Signatures,
 }
 
 impl Identities {
-    pub(crate) fn new<'w>(in_use: &InUse<'w>, world: &'w World) -> Self {
-        let mut interner = Interner::new();
-        let pieces = Pieces::new(in_use);
-        let prefixes: Vec<(IpNet, u32)> = pieces
-            .list
-            .iter()
-            .filter(|piece| piece.set != piece.parent)
-            .map(|piece| (piece.net, interner.prefix(&pieces.sets, piece.set)))
-            .collect();
-        let addresses = addresses(in_use, world, &pieces, &mut interner);
-        let (signatures, classes) = interner.finish();
-        Self {
-            signatures,
-            addresses: addresses
-                .into_iter()
-                .map(|(addr, at)| (addr, classes[at as usize]))
-                .collect(),
-            prefixes: prefixes
-                .into_iter()
-                .map(|(net, at)| (net, classes[at as usize]))
-                .collect(),
+    /// Brings the classes to what is asked and who is there. Says whether classes have come, gone or another number.
+    pub(crate) fn update(
+        &mut self,
+        asked: &Asked,
+        changed: Changed,
+        world: &World,
+        relabelled: &BTreeSet<&str>,
+        workloads: &[WorkloadChange<'_>],
+    ) -> bool {
+        let holdings = changed.selectors || !relabelled.is_empty();
+        let is_first = self.classes.is_empty();
+        if !holdings && changed == Changed::default() && workloads.is_empty() && !is_first {
+            return false;
         }
-    }
-}
-
-/// The addresses whose signature is not that of the prefix around them.
-fn addresses<'w>(
-    in_use: &InUse<'w>,
-    world: &'w World,
-    pieces: &Pieces,
-    interner: &mut Interner,
-) -> Vec<(IpAddr, u32)> {
-    if in_use.selectors.is_empty() && in_use.ports.is_empty() {
-        return Vec::new();
-    }
-    let mut index = Index::new(in_use, &world.namespaces);
-    let mut numbers = Numbers::new(in_use);
-    let mut owners: Vec<(IpAddr, Owner)> = Vec::new();
-    for workload in world
-        .workloads
-        .values()
-        .filter(|workload| workload.is_endpoint())
-    {
-        if workload.addresses.is_empty() {
-            continue;
+        self.roll
+            .update(asked, changed, world, relabelled, workloads);
+        if changed.cidrs || is_first {
+            self.pieces = Pieces::new(asked);
         }
-        let owner = (index.group(workload), numbers.set(workload));
-        owners.extend(workload.addresses.iter().map(|addr| (*addr, owner)));
-    }
-    owners.sort_unstable();
-    owners.dedup();
-    let mut sweep = Sweep::new(pieces);
-    let mut found = Vec::new();
-    for run in owners.chunk_by(|(a, _), (b, _)| a == b) {
-        let Some(&(addr, first)) = run.first() else {
-            continue;
+        if holdings || changed != Changed::default() {
+            self.signatures.forget_kinds();
+        }
+        self.signatures
+            .forget_kinds_of(self.roll.take_fresh_groups());
+        let before = std::mem::take(&mut self.classes);
+        let (prefixes, addresses) = self.number(asked);
+        if *self.prefixes != prefixes {
+            self.prefixes = Arc::new(prefixes);
+        }
+        if *self.addresses != addresses {
+            self.addresses = Arc::new(addresses);
+        }
+        let numbers = |classes: &[Class]| -> Vec<SignatureIx> {
+            classes.iter().map(|class| class.number).collect()
         };
-        let set = sweep.set_at(addr);
-        let describe = |owners: &mut dyn Iterator<Item = Owner>| {
-            let mut signature = Signature {
-                cidrs: pieces.sets.0[set as usize].clone(),
-                ..Signature::default()
+        numbers(&before) != numbers(&self.classes)
+    }
+
+    /// Whether numbers are about to run out.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.signatures.next > SignatureIx::MAX / 2
+    }
+
+    /// No signature that was given out has a number as high as this.
+    pub(crate) fn next_signature(&self) -> SignatureIx {
+        self.signatures.next
+    }
+
+    /// How much is kept: workloads, addresses.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        assert_eq!(self.signatures.numbers.len(), self.classes.len());
+        self.roll.sizes()
+    }
+
+    /// Numbers the classes along prefixes and addresses.
+    fn number(&mut self, asked: &Asked) -> (BTreeMap<IpNet, ClassIx>, Vec<(IpAddr, ClassIx)>) {
+        let signatures = &mut self.signatures;
+        let of_sets: Vec<SignatureIx> = self
+            .pieces
+            .sets()
+            .map(|set| signatures.intern(asked, set.iter().copied(), Vec::new()))
+            .collect();
+        let mut numbers = Numbers::new(of_sets[0]);
+        let mut prefixes = Vec::new();
+        for piece in self.pieces.iter() {
+            let number = of_sets[piece.set as usize];
+            if number != of_sets[piece.parent as usize] {
+                prefixes.push((piece.net, numbers.class(number)));
+            }
+        }
+        let mut addresses = Vec::with_capacity(self.addresses.len() + 1);
+        let mut sweep = Sweep::new(&self.pieces);
+        self.roll.each_address(|address, owners| {
+            let set = sweep.set_at(address);
+            let number = match owners {
+                [owner] => signatures.of_kind(asked, &self.roll, &self.pieces, *owner, set),
+                _ => signatures.of_owners(asked, &self.roll, &self.pieces, owners, set),
             };
-            for (group, ports) in owners {
-                signature.selectors.extend_from_slice(index.holding(group));
-                signature
-                    .ports
-                    .extend_from_slice(&numbers.sets.0[ports as usize]);
+            if number != of_sets[set as usize] {
+                addresses.push((address, numbers.class(number)));
             }
-            signature.selectors.sort_unstable();
-            signature.selectors.dedup();
-            signature.ports.sort_unstable();
-            signature.ports.dedup();
-            signature
-        };
-        let at = if run.len() == 1 {
-            interner.lone(first, set, || describe(&mut std::iter::once(first)))
-        } else {
-            interner.intern(describe(&mut run.iter().map(|(_, owner)| *owner)))
-        };
-        if !interner.is_plain(at) {
-            found.push((addr, at));
-        }
-    }
-    found
-}
-
-/// What one workload brings to its addresses: its group and its set of port numbers.
-type Owner = (u32, u32);
-
-/// Distinct lists, numbered; number 0 is the empty one.
-struct Sets<T>(Vec<Vec<T>>, BTreeMap<Vec<T>, u32>);
-
-impl<T: Ord + Clone> Sets<T> {
-    fn new() -> Self {
-        Self(vec![Vec::new()], BTreeMap::from([(Vec::new(), 0)]))
-    }
-
-    fn intern(&mut self, set: Vec<T>) -> u32 {
-        if let Some(&number) = self.1.get(&set) {
-            return number;
-        }
-        let number = self.0.len() as u32;
-        self.0.push(set.clone());
-        self.1.insert(set, number);
-        number
+        });
+        self.classes = signatures.keep(&numbers);
+        (prefixes.into_iter().collect(), addresses)
     }
 }
 
-/// Port names in use and what they are on each workload.
-struct Numbers<'a, 'w> {
-    names: &'a BTreeMap<(Protocol, &'w str), u32>,
-    sets: Sets<(u32, u16)>,
+/// Classes as they appear.
+struct Numbers {
+    classes: BTreeMap<SignatureIx, ClassIx>,
+    /// The one that was asked for last.
+    last: (SignatureIx, ClassIx),
 }
 
-impl<'a, 'w> Numbers<'a, 'w> {
-    fn new(in_use: &'a InUse<'w>) -> Self {
+impl Numbers {
+    fn new(world: SignatureIx) -> Self {
         Self {
-            names: &in_use.ports,
-            sets: Sets::new(),
+            classes: BTreeMap::from([(world, 0)]),
+            last: (world, 0),
         }
     }
 
-    fn set(&mut self, workload: &'w Workload) -> u32 {
-        let ports = workload.ports.iter();
-        let mut set: Vec<(u32, u16)> = ports
-            .filter_map(|port| {
-                let name = self.names.get(&(port.protocol, port.name.as_str()))?;
-                Some((*name, port.number))
-            })
-            .collect();
-        set.sort_unstable();
-        set.dedup();
-        self.sets.intern(set)
+    fn class(&mut self, signature: SignatureIx) -> ClassIx {
+        if self.last.0 != signature {
+            let next = self.classes.len() as ClassIx;
+            let class = *self.classes.entry(signature).or_insert(next);
+            self.last = (signature, class);
+        }
+        self.last.1
     }
 }
 
-/// The prefixes of the rules in use, each with the ipBlocks that hold for addresses whose longest prefix it is.
-struct Pieces {
-    list: Vec<Piece>,
-    sets: Sets<u32>,
+/// All signatures that some address has.
+#[derive(Default)]
+struct Signatures {
+    numbers: BTreeMap<Arc<Signature>, SignatureIx>,
+    next: SignatureIx,
+    /// By group: what its members' addresses have, by their port numbers and the ipBlocks around them. Most groups have one entry.
+    kinds: Vec<Vec<(PortsIx, SetIx, SignatureIx)>>,
 }
 
-struct Piece {
-    net: IpNet,
-    set: u32,
-    /// The set of the next shorter prefix around it.
-    parent: u32,
-}
-
-impl Pieces {
-    fn new(in_use: &InUse<'_>) -> Self {
-        // An address in a prefix is in every prefix around it. So walking from the widest to the narrowest, an ipBlock begins to hold at its
-        // `cidr` and ends at each of its exceptions, which lie inside it.
-        let mut edges: BTreeMap<IpNet, (Vec<u32>, BTreeSet<u32>)> = BTreeMap::new();
-        for ((cidr, except), &number) in &in_use.cidrs {
-            if except.iter().any(|hole| hole.contains(cidr)) {
-                continue;
-            }
-            edges.entry(*cidr).or_default().0.push(number);
-            for hole in except {
-                edges.entry(*hole).or_default().1.insert(number);
-            }
-        }
-        let mut sets = Sets::new();
-        let mut list = Vec::with_capacity(edges.len());
-        let mut around: Vec<(IpNet, u32)> = Vec::new();
-        for (net, (begin, end)) in edges {
-            while around.pop_if(|(outer, _)| !outer.contains(&net)).is_some() {}
-            let parent = around.last().map_or(0, |(_, set)| *set);
-            let mut held: Vec<u32> = sets.0[parent as usize].clone();
-            held.extend(begin);
-            held.retain(|number| !end.contains(number));
-            held.sort_unstable();
-            let set = sets.intern(held);
-            around.push((net, set));
-            list.push(Piece { net, set, parent });
-        }
-        Self { list, sets }
-    }
-}
-
-/// Walks ascending addresses along the pieces.
-struct Sweep<'a> {
-    ahead: Peekable<std::slice::Iter<'a, Piece>>,
-    around: Vec<(IpNet, u32)>,
-}
-
-impl<'a> Sweep<'a> {
-    fn new(pieces: &'a Pieces) -> Self {
-        Self {
-            ahead: pieces.list.iter().peekable(),
-            around: Vec::new(),
-        }
-    }
-
-    /// The set that holds at `addr`, which must not be below the one asked before.
-    fn set_at(&mut self, addr: IpAddr) -> u32 {
-        while let Some(piece) = self.ahead.next_if(|piece| piece.net.network() <= addr) {
-            while self
-                .around
-                .pop_if(|(outer, _)| !outer.contains(&piece.net))
-                .is_some()
-            {}
-            self.around.push((piece.net, piece.set));
-        }
-        while self
-            .around
-            .pop_if(|(outer, _)| !outer.contains(&addr))
-            .is_some()
-        {}
-        self.around.last().map_or(0, |(_, set)| *set)
-    }
-}
-
-/// Signatures in the order of their discovery; the class numbers come at the end.
-struct Interner {
-    found: BTreeMap<Signature, u32>,
-    /// Whether a signature has nothing beyond ipBlocks, which prefixes say already.
-    plain: Vec<bool>,
-    lone: BTreeMap<(Owner, u32), u32>,
-}
-
-impl Interner {
-    fn new() -> Self {
-        let mut interner = Self {
-            found: BTreeMap::new(),
-            plain: Vec::new(),
-            lone: BTreeMap::new(),
+impl Signatures {
+    fn intern(
+        &mut self,
+        asked: &Asked,
+        atoms: impl Iterator<Item = AtomIx>,
+        ports: Vec<(NameIx, u16)>,
+    ) -> SignatureIx {
+        let signature = Signature {
+            lists: asked.lists(atoms),
+            ports,
         };
-        interner.intern(Signature::default());
-        interner
-    }
-
-    fn intern(&mut self, signature: Signature) -> u32 {
-        let next = self.plain.len() as u32;
-        let plain = signature.selectors.is_empty() && signature.ports.is_empty();
-        let number = *self.found.entry(signature).or_insert(next);
-        if number == next {
-            self.plain.push(plain);
+        if let Some(number) = self.numbers.get(&signature) {
+            return *number;
         }
+        let number = self.next;
+        self.next += 1;
+        self.numbers.insert(Arc::new(signature), number);
         number
-    }
-
-    fn prefix(&mut self, sets: &Sets<u32>, set: u32) -> u32 {
-        self.intern(Signature {
-            cidrs: sets.0[set as usize].clone(),
-            ..Signature::default()
-        })
     }
 
     /// The common case, an address with one owner, without building the signature again.
-    fn lone(&mut self, owner: Owner, set: u32, signature: impl FnOnce() -> Signature) -> u32 {
-        if let Some(&number) = self.lone.get(&(owner, set)) {
-            return number;
+    fn of_kind(
+        &mut self,
+        asked: &Asked,
+        roll: &Roll,
+        pieces: &Pieces,
+        owner: Owner,
+        set: SetIx,
+    ) -> SignatureIx {
+        let group = owner.group as usize;
+        let known = self.kinds.get(group).into_iter().flatten();
+        let mut known = known.filter(|(ports, at, _)| (*ports, *at) == (owner.ports, set));
+        if let Some((_, _, number)) = known.next() {
+            return *number;
         }
-        let number = self.intern(signature());
-        self.lone.insert((owner, set), number);
+        let number = self.of_owners(asked, roll, pieces, &[owner], set);
+        if self.kinds.len() <= group {
+            self.kinds.resize_with(group + 1, Vec::new);
+        }
+        self.kinds[group].push((owner.ports, set, number));
         number
     }
 
-    fn is_plain(&self, number: u32) -> bool {
-        self.plain[number as usize]
+    fn of_owners(
+        &mut self,
+        asked: &Asked,
+        roll: &Roll,
+        pieces: &Pieces,
+        owners: &[Owner],
+        set: SetIx,
+    ) -> SignatureIx {
+        let held = owners.iter().flat_map(|owner| roll.holding(*owner));
+        let atoms = held.chain(pieces.set(set)).copied();
+        let ports = owners.iter().flat_map(|owner| roll.ports(*owner));
+        let mut ports: Vec<(NameIx, u16)> = ports.copied().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        self.intern(asked, atoms, ports)
     }
 
-    /// Signatures by class, and the class of each number given out.
-    fn finish(self) -> (Vec<Signature>, Vec<ClassIx>) {
-        let mut classes = vec![0; self.found.len()];
-        let mut signatures = Vec::with_capacity(self.found.len());
-        for (class, (signature, number)) in (0..).zip(self.found) {
-            classes[number as usize] = class;
-            signatures.push(signature);
+    fn forget_kinds(&mut self) {
+        self.kinds.clear();
+    }
+
+    fn forget_kinds_of(&mut self, groups: impl Iterator<Item = GroupIx>) {
+        for group in groups {
+            if let Some(kinds) = self.kinds.get_mut(group as usize) {
+                kinds.clear();
+            }
         }
-        (signatures, classes)
+    }
+
+    /// Forgets what no class has, and returns the classes.
+    fn keep(&mut self, numbers: &Numbers) -> Vec<Class> {
+        let class_of = |number: &SignatureIx| numbers.classes.get(number).copied();
+        self.numbers.retain(|_, number| class_of(number).is_some());
+        for kinds in &mut self.kinds {
+            kinds.retain(|(_, _, number)| class_of(number).is_some());
+        }
+        let mut classes: Vec<(ClassIx, Class)> = self
+            .numbers
+            .iter()
+            .filter_map(|(signature, number)| {
+                let class = Class {
+                    number: *number,
+                    signature: Arc::clone(signature),
+                };
+                Some((class_of(number)?, class))
+            })
+            .collect();
+        classes.sort_unstable_by_key(|(number, _)| *number);
+        classes.into_iter().map(|(_, class)| class).collect()
     }
 }

@@ -1,200 +1,258 @@
 //! Who matches which selector, for the selectors that matter on this node.
 //!
 //! ```text
-//! governing policies -> InUse (selectors, cidrs, port names, each with a number)
-//! workload -> the labels that InUse asks about -> group -> selectors that hold
+//! selectors in use -> the labels that they ask about
+//! workload -> its labels among those -> group -> selectors that hold
 //! ```
-//! A selector of a policy that governs nobody here is never evaluated. Workloads that no selector in use can tell apart form one group, and
-//! each group is evaluated once, against the few selectors whose namespace and first listed value fit: the cost follows the rules of this
-//! node, not the size of the cluster.
+//! Workloads that no selector in use can tell apart form one group, and each group is evaluated once, against the few selectors whose namespace and
+//! first listed value fit: the cost follows the rules of this node, not the size of the cluster. Groups are kept from one compilation to the next. A
+//! label that is asked about for the first time regroups the workloads that have it; one that nobody asks about any more only leaves groups finer than
+//! they need to be, until there are too many of those.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use ipnet::IpNet;
+use crate::asked::AtomIx;
+use crate::model::{Labels, NamespaceScope, PodSelector, Requirement, Workload};
 
-use crate::govern::{Governed, rules};
-use crate::model::{
-    Labels, NamespaceScope, Peer, Peers, PodSelector, PortMatch, Ports, Protocol, Requirement,
-    Workload,
-};
-use crate::tables::Direction;
-
-/// A `cidr` without its exceptions, in canonical form: equal ones of different rules are one.
-pub(crate) type CidrUnit = (IpNet, Vec<IpNet>);
-
-/// What the rules in use ask of peers; numbers follow the order of the things themselves.
-#[derive(Default)]
-pub(crate) struct InUse<'w> {
-    pub(crate) selectors: BTreeMap<&'w PodSelector, u32>,
-    pub(crate) cidrs: BTreeMap<CidrUnit, u32>,
-    /// Port names of egress rules: those are resolved on the peer.
-    pub(crate) ports: BTreeMap<(Protocol, &'w str), u32>,
-}
-
-impl<'w> InUse<'w> {
-    pub(crate) fn new(governed: &Governed<'w>) -> Self {
-        let mut in_use = Self::default();
-        for direction in [Direction::Ingress, Direction::Egress] {
-            // Somebody governed is not enough: a policy may select nobody here in this direction.
-            let mut governs = vec![false; governed.policies.len()];
-            for endpoint in governed.endpoints.values() {
-                for &rank in endpoint.governing(direction) {
-                    governs[rank] = true;
-                }
-            }
-            for (standing, _) in governed
-                .policies
-                .iter()
-                .zip(governs)
-                .filter(|(_, governs)| *governs)
-            {
-                for rule in rules(standing.policy, direction).unwrap_or_default() {
-                    in_use.add_peers(&rule.peers);
-                    if direction == Direction::Egress {
-                        in_use.add_names(&rule.ports);
-                    }
-                }
-            }
-        }
-        for (number, slot) in (0..).zip(in_use.selectors.values_mut()) {
-            *slot = number;
-        }
-        for (number, slot) in (0..).zip(in_use.cidrs.values_mut()) {
-            *slot = number;
-        }
-        for (number, slot) in (0..).zip(in_use.ports.values_mut()) {
-            *slot = number;
-        }
-        in_use
-    }
-
-    fn add_peers(&mut self, peers: &'w Peers) {
-        let Peers::OneOf(peers) = peers else { return };
-        for peer in peers {
-            match peer {
-                Peer::Pods(selector) => drop(self.selectors.insert(selector, 0)),
-                Peer::Cidr { cidr, except } => drop(self.cidrs.insert(unit(cidr, except), 0)),
-            }
-        }
-    }
-
-    fn add_names(&mut self, ports: &'w Ports) {
-        let Ports::OneOf(ports) = ports else { return };
-        for port in ports {
-            if let PortMatch::Named(name) = &port.port {
-                self.ports.insert((port.protocol, name), 0);
-            }
-        }
-    }
-}
-
-/// The canonical form of an ipBlock.
-pub(crate) fn unit(cidr: &IpNet, except: &[IpNet]) -> CidrUnit {
-    let mut except: Vec<IpNet> = except.iter().map(IpNet::trunc).collect();
-    except.sort_unstable();
-    except.dedup();
-    (cidr.trunc(), except)
-}
+/// Number of a group; the numbers of groups that are gone are used again.
+pub(crate) type GroupIx = u32;
 
 /// A label key and one of its listed values, as numbers; value 0 stands for every value that no selector lists.
 type Pair = (u32, u32);
 
-/// The namespace that a selector names and a pair that it requires; `None` = no such condition.
-type Bucket<'w> = (Option<&'w str>, Option<Pair>);
+/// Selectors by a pair that they require; `None` = no such condition.
+type ByPair = BTreeMap<Option<Pair>, Vec<(Arc<PodSelector>, AtomIx)>>;
+
+/// Labels that are listed beyond those that are asked about, before everything is grouped anew.
+const SPARE: usize = 256;
 
 /// Groups of workloads and the selectors that hold for them.
-pub(crate) struct Index<'w> {
-    namespaces: &'w BTreeMap<String, Labels>,
-    keys: BTreeMap<&'w str, Key<'w>>,
-    buckets: BTreeMap<Bucket<'w>, Vec<(&'w PodSelector, u32)>>,
-    groups: BTreeMap<&'w str, BTreeMap<Vec<Pair>, u32>>,
-    holding: Vec<Vec<u32>>,
-}
-
-/// A label key in use.
 #[derive(Default)]
-struct Key<'w> {
-    number: u32,
-    values: BTreeMap<&'w str, u32>,
+pub(crate) struct Index {
+    keys: BTreeMap<String, Key>,
+    /// Selectors that look everywhere, and those that name their namespace.
+    anywhere: ByPair,
+    named: BTreeMap<String, ByPair>,
+    numbers: BTreeMap<String, BTreeMap<Vec<Pair>, GroupIx>>,
+    groups: Vec<Group>,
+    free: Vec<GroupIx>,
 }
 
-impl<'w> Index<'w> {
-    pub(crate) fn new(in_use: &InUse<'w>, namespaces: &'w BTreeMap<String, Labels>) -> Self {
-        let mut index = Self {
-            namespaces,
-            keys: BTreeMap::new(),
-            buckets: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            holding: Vec::new(),
-        };
-        for selector in in_use.selectors.keys() {
-            for requirement in &selector.pods.0 {
-                index.learn(requirement);
+/// A label key that is asked about.
+#[derive(Default)]
+struct Key {
+    number: u32,
+    values: BTreeMap<String, u32>,
+}
+
+#[derive(Default)]
+struct Group {
+    namespace: String,
+    pairs: Vec<Pair>,
+    members: usize,
+    holding: Vec<AtomIx>,
+}
+
+/// Labels that were not asked about before: who has one of them has to be grouped again.
+pub(crate) enum News {
+    /// Everybody has to be.
+    Everything,
+    /// Keys, and values of keys that were known.
+    Labels(BTreeSet<String>, BTreeMap<String, BTreeSet<String>>),
+}
+
+impl News {
+    /// Whether a workload may be in another group now.
+    pub(crate) fn concern(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Labels(keys, values) => {
+                keys.iter().any(|key| labels.contains_key(key))
+                    || values.iter().any(|(key, values)| {
+                        labels.get(key).is_some_and(|value| values.contains(value))
+                    })
             }
         }
-        for (&selector, &number) in &in_use.selectors {
-            let namespace = match &selector.namespaces {
-                NamespaceScope::Named(name) => Some(name.as_str()),
-                NamespaceScope::Selected(_) => None,
-            };
-            for pair in index.required(selector) {
-                index
-                    .buckets
-                    .entry((namespace, pair))
-                    .or_default()
-                    .push((selector, number));
-            }
-        }
-        index
     }
 
-    /// The group of `workload`: equal numbers mean that the same selectors hold.
-    pub(crate) fn group(&mut self, workload: &'w Workload) -> u32 {
-        let mut pairs: Vec<Pair> = Vec::new();
-        for (key, value) in workload.labels.iter() {
-            if let Some(key) = self.keys.get(key.as_str()) {
-                pairs.push((
-                    key.number,
-                    key.values.get(value.as_str()).copied().unwrap_or(0),
-                ));
+    /// Whether there is nothing new.
+    pub(crate) fn is_none(&self) -> bool {
+        matches!(self, Self::Labels(keys, values) if keys.is_empty() && values.is_empty())
+    }
+}
+
+impl Index {
+    /// Takes in other selectors. Nobody is evaluated yet: the caller moves those whom the news concern, then calls [`Index::evaluate_again`].
+    pub(crate) fn set_selectors(&mut self, selectors: &BTreeMap<Arc<PodSelector>, AtomIx>) -> News {
+        let news = self.learn(selectors.keys());
+        self.anywhere.clear();
+        self.named.clear();
+        for (selector, atom) in selectors {
+            let required = self.required(selector);
+            let shelf = match &selector.namespaces {
+                NamespaceScope::Named(name) => self.named.entry(name.clone()).or_default(),
+                NamespaceScope::Selected(_) => &mut self.anywhere,
+            };
+            for pair in required {
+                let entry = (Arc::clone(selector), *atom);
+                shelf.entry(pair).or_default().push(entry);
             }
         }
-        let groups = self.groups.entry(&workload.namespace).or_default();
-        if let Some(&group) = groups.get(&pairs) {
-            return group;
+        news
+    }
+
+    /// The group of a workload, which is one of its members from now on.
+    pub(crate) fn join(
+        &mut self,
+        workload: &Workload,
+        namespaces: &BTreeMap<String, Labels>,
+    ) -> GroupIx {
+        let pairs = self.pairs(&workload.labels);
+        let known = self
+            .numbers
+            .get(&workload.namespace)
+            .and_then(|numbers| numbers.get(&pairs));
+        if let Some(number) = known {
+            self.groups[*number as usize].members += 1;
+            return *number;
         }
-        let group = self.holding.len() as u32;
-        groups.insert(pairs.clone(), group);
-        let holding = self.evaluate(workload, &pairs);
-        self.holding.push(holding);
-        group
+        let group = Group {
+            namespace: workload.namespace.clone(),
+            holding: self.evaluate(workload, &pairs, namespaces),
+            pairs: pairs.clone(),
+            members: 1,
+        };
+        let number = if let Some(number) = self.free.pop() {
+            self.groups[number as usize] = group;
+            number
+        } else {
+            self.groups.push(group);
+            self.groups.len() as GroupIx - 1
+        };
+        let numbers = self.numbers.entry(workload.namespace.clone()).or_default();
+        numbers.insert(pairs, number);
+        number
+    }
+
+    /// A member leaves.
+    pub(crate) fn leave(&mut self, number: GroupIx) {
+        let group = &mut self.groups[number as usize];
+        group.members -= 1;
+        if group.members > 0 {
+            return;
+        }
+        let group = std::mem::take(group);
+        self.free.push(number);
+        if let Some(numbers) = self.numbers.get_mut(&group.namespace) {
+            numbers.remove(&group.pairs);
+            if numbers.is_empty() {
+                self.numbers.remove(&group.namespace);
+            }
+        }
+    }
+
+    /// Evaluates groups again, by one member each: those in `within`, or all.
+    pub(crate) fn evaluate_again<'w>(
+        &mut self,
+        members: impl Iterator<Item = (&'w Workload, GroupIx)>,
+        namespaces: &BTreeMap<String, Labels>,
+        within: Option<&BTreeSet<&str>>,
+    ) {
+        let mut done = vec![false; self.groups.len()];
+        if let Some(within) = within {
+            for (done, group) in done.iter_mut().zip(&self.groups) {
+                *done = !within.contains(group.namespace.as_str());
+            }
+        }
+        for (workload, number) in members {
+            let number = number as usize;
+            if !std::mem::replace(&mut done[number], true) {
+                let holding = self.evaluate(workload, &self.groups[number].pairs, namespaces);
+                self.groups[number].holding = holding;
+            }
+        }
     }
 
     /// The selectors that hold for a group, ascending.
-    pub(crate) fn holding(&self, group: u32) -> &[u32] {
-        &self.holding[group as usize]
+    pub(crate) fn holding(&self, group: GroupIx) -> &[AtomIx] {
+        &self.groups[group as usize].holding
     }
 
-    fn learn(&mut self, requirement: &'w Requirement) {
-        let number = self.keys.len() as u32;
-        let key = self.keys.entry(requirement.key()).or_insert_with(|| Key {
-            number,
-            values: BTreeMap::new(),
-        });
-        for value in requirement.values() {
-            let number = key.values.len() as u32 + 1;
-            key.values.entry(value).or_insert(number);
+    /// Whether nobody was in the group before its last member.
+    pub(crate) fn is_new(&self, group: GroupIx) -> bool {
+        self.groups[group as usize].members == 1
+    }
+
+    /// Gives numbers to labels that are asked about for the first time.
+    fn learn<'s>(&mut self, selectors: impl Iterator<Item = &'s Arc<PodSelector>>) -> News {
+        let mut asked: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+        for requirement in selectors.flat_map(|selector| &selector.pods.0) {
+            let values = asked.entry(requirement.key()).or_default();
+            values.extend(requirement.values());
         }
+        let count = asked.values().map(BTreeSet::len).sum::<usize>() + asked.len();
+        let listed = self
+            .keys
+            .values()
+            .map(|key| key.values.len())
+            .sum::<usize>();
+        let mut news = if listed + self.keys.len() > 2 * count + SPARE {
+            *self = Self::default();
+            News::Everything
+        } else {
+            News::Labels(BTreeSet::new(), BTreeMap::new())
+        };
+        for (name, values) in asked {
+            let known = self.keys.contains_key(name);
+            if !known {
+                let number = self.keys.len() as u32;
+                let key = Key {
+                    number,
+                    values: BTreeMap::new(),
+                };
+                self.keys.insert(name.to_owned(), key);
+                if let News::Labels(keys, _) = &mut news {
+                    keys.insert(name.to_owned());
+                }
+            }
+            let Some(key) = self.keys.get_mut(name) else {
+                continue;
+            };
+            for value in values {
+                if key.values.contains_key(value) {
+                    continue;
+                }
+                let number = key.values.len() as u32 + 1;
+                key.values.insert(value.clone(), number);
+                if let (true, News::Labels(_, values)) = (known, &mut news) {
+                    let values = values.entry(name.to_owned()).or_default();
+                    values.insert(value.clone());
+                }
+            }
+        }
+        news
+    }
+
+    fn pairs(&self, labels: &Labels) -> Vec<Pair> {
+        let mut pairs = Vec::new();
+        for (key, value) in labels {
+            if let Some(key) = self.keys.get(key) {
+                let value = key.values.get(value).copied().unwrap_or(0);
+                pairs.push((key.number, value));
+            }
+        }
+        pairs
     }
 
     /// The pairs one of which a workload must have: those of the first `In`.
-    fn required(&self, selector: &'w PodSelector) -> Vec<Option<Pair>> {
+    fn required(&self, selector: &PodSelector) -> Vec<Option<Pair>> {
         let first_in = selector
             .pods
             .0
             .iter()
             .find_map(|requirement| match requirement {
-                Requirement::In(key, values) => Some((&self.keys[key.as_str()], values)),
+                Requirement::In(key, values) => Some((&self.keys[key], values)),
                 _ => None,
             });
         let Some((key, values)) = first_in else {
@@ -202,22 +260,28 @@ impl<'w> Index<'w> {
         };
         let mut pairs: Vec<Option<Pair>> = values
             .iter()
-            .map(|value| Some((key.number, key.values[value.as_str()])))
+            .map(|value| Some((key.number, key.values[value])))
             .collect();
         pairs.sort_unstable();
         pairs.dedup();
         pairs
     }
 
-    fn evaluate(&self, workload: &Workload, pairs: &[Pair]) -> Vec<u32> {
+    fn evaluate(
+        &self,
+        workload: &Workload,
+        pairs: &[Pair],
+        namespaces: &BTreeMap<String, Labels>,
+    ) -> Vec<AtomIx> {
         let mut holding = Vec::new();
-        for namespace in [None, Some(workload.namespace.as_str())] {
+        let shelves = [Some(&self.anywhere), self.named.get(&workload.namespace)];
+        for shelf in shelves.into_iter().flatten() {
             for pair in pairs.iter().copied().map(Some).chain([None]) {
-                let candidates = self.buckets.get(&(namespace, pair)).into_iter().flatten();
+                let candidates = shelf.get(&pair).into_iter().flatten();
                 holding.extend(
                     candidates
-                        .filter(|(selector, _)| selector.selects(workload, self.namespaces))
-                        .map(|(_, number)| *number),
+                        .filter(|(selector, _)| selector.selects(workload, namespaces))
+                        .map(|(_, atom)| *atom),
                 );
             }
         }
@@ -229,56 +293,76 @@ impl<'w> Index<'w> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{Fixture, pod, pods_in, pods_where, rule_from};
+    use crate::fixture::{Fixture, pod, pods_where};
+    use crate::model::{Peer, World};
 
-    #[test]
-    fn selectors_of_policies_that_govern_nobody_here_are_not_in_use() {
-        let world = Fixture::on("n1")
-            .pod(pod("a/web").on("n1").label("app", "web"))
-            .pod(pod("a/db").on("n2").label("app", "db"))
-            .policy("a/local", "app=web", |p| {
-                p.ingress([rule_from([pods_in("a", "app=api")])])
-            })
-            .policy("a/remote", "app=db", |p| {
-                p.ingress([rule_from([pods_in("a", "app=x")])])
-            })
-            .policy("b/other", "", |p| {
-                p.ingress([rule_from([pods_in("b", "app=y")])])
-            })
-            .world();
-        let governed = Governed::new(&world, Some("n1"));
-        let in_use = InUse::new(&governed);
-        assert_eq!(in_use.selectors.len(), 1);
-        assert_eq!(governed.policies.len(), 1);
+    fn world() -> World {
+        Fixture::on("n1")
+            .namespace("b", "team=red")
+            .pod(pod("b/x-0").label("app", "x").label("pod-name", "x-0"))
+            .pod(pod("b/x-1").label("app", "x").label("pod-name", "x-1"))
+            .pod(pod("b/y-0").label("app", "y").label("pod-name", "y-0"))
+            .world()
+    }
+
+    fn numbered(peers: &[Peer]) -> BTreeMap<Arc<PodSelector>, AtomIx> {
+        let selectors = peers.iter().filter_map(|peer| match peer {
+            Peer::Pods(selector) => Some(Arc::new(selector.clone())),
+            Peer::Cidr { .. } => None,
+        });
+        selectors.zip(10..).collect()
     }
 
     #[test]
     fn workloads_that_differ_in_unasked_labels_share_a_group() {
-        let world = Fixture::on("n1")
-            .namespace("b", "team=red")
-            .pod(pod("a/web").on("n1").label("app", "web"))
-            .pod(pod("b/x-0").label("app", "x").label("pod-name", "x-0"))
-            .pod(pod("b/x-1").label("app", "x").label("pod-name", "x-1"))
-            .pod(pod("b/y-0").label("app", "y").label("pod-name", "y-0"))
-            .policy("a/local", "", |p| {
-                p.ingress([rule_from([
-                    pods_where("team=red", "app=x"),
-                    pods_where("", "pod-name"),
-                ])])
-            })
-            .world();
-        let governed = Governed::new(&world, Some("n1"));
-        let in_use = InUse::new(&governed);
-        let mut index = Index::new(&in_use, &world.namespaces);
+        let world = world();
+        let mut index = Index::default();
+        let peers = [pods_where("team=red", "app=x"), pods_where("", "pod-name")];
+        index.set_selectors(&numbered(&peers));
         let mut group = |name: &str| {
-            let group = index.group(&world.workloads[name]);
-            (group, index.holding(group).len())
+            let group = index.join(&world.workloads[name], &world.namespaces);
+            (group, index.is_new(group), index.holding(group).to_vec())
         };
-        let (x0, x0_holding) = group("b/x-0");
-        let (x1, _) = group("b/x-1");
-        let (y0, y0_holding) = group("b/y-0");
-        assert_eq!(x0, x1);
-        assert_ne!(x0, y0);
-        assert_eq!((x0_holding, y0_holding), (2, 1));
+        let x = group("b/x-0");
+        assert_eq!((x.1, &x.2[..]), (true, &[10, 11][..]));
+        assert_eq!(group("b/x-1"), (x.0, false, x.2));
+        let y = group("b/y-0");
+        assert_ne!(y.0, x.0);
+        assert_eq!((y.1, &y.2[..]), (true, &[11][..]));
+    }
+
+    #[test]
+    fn labels_that_are_asked_about_for_the_first_time_concern_those_who_have_them() {
+        let world = world();
+        let mut index = Index::default();
+        index.set_selectors(&numbered(&[pods_where("", "app=x")]));
+        let mut concerned = |peers: &[Peer]| -> Vec<&str> {
+            let news = index.set_selectors(&numbered(peers));
+            let workloads = world.workloads.values();
+            workloads
+                .filter(|workload| news.concern(&workload.labels))
+                .map(|workload| workload.name.as_str())
+                .collect()
+        };
+        assert_eq!(concerned(&[pods_where("", "app=x,y")]), ["y-0"]);
+        assert!(concerned(&[pods_where("", "app=z app")]).is_empty());
+        assert_eq!(concerned(&[pods_where("", "pod-name")]).len(), 3);
+        assert!(concerned(&[pods_where("", "pod-name app=x")]).is_empty());
+        // Too many that nobody asks about any more.
+        let many: Vec<String> = (0..SPARE + 8).map(|value| format!("v{value}")).collect();
+        concerned(&[pods_where("", &format!("other={}", many.join(",")))]);
+        assert_eq!(concerned(&[pods_where("", "app=x")]).len(), 3);
+    }
+
+    #[test]
+    fn a_group_without_members_is_gone_and_its_number_another_s() {
+        let world = world();
+        let mut index = Index::default();
+        index.set_selectors(&numbered(&[pods_where("", "app=x")]));
+        let x = index.join(&world.workloads["b/x-0"], &world.namespaces);
+        index.leave(x);
+        let y = index.join(&world.workloads["b/y-0"], &world.namespaces);
+        assert!(index.is_new(y) && index.holding(y).is_empty());
+        assert_eq!((x, index.numbers.len(), index.groups.len()), (y, 1, 1));
     }
 }

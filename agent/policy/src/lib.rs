@@ -1,8 +1,8 @@
 //! The policy compiler: objects in our own words in, symbolic tables out.
 //!
 //! ```text
-//! model::World -> index (who matches which selector) -> identity (address classes) -> compile -> tables::Tables
-//!                                                                                       \-> explain
+//! model::World -> asked (by the rules in force) -> index (who matches which selector) -> identity (address classes) -> compile -> tables::Tables
+//!                                                                                                                       \-> explain
 //! ```
 //! `lint` looks for what is hardly meant in the same world, with the same index; it makes no verdicts.
 //!
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod asked;
 mod cell;
 mod compile;
 mod decide;
@@ -29,5 +30,5 @@ pub mod shared;
 pub mod tables;
 mod words;
 
-pub use compile::compile;
+pub use compile::{Compiler, compile};
 pub use govern::DEFAULT_TIER;

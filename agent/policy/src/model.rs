@@ -11,24 +11,26 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::shared::{Shared, SharedMap};
+
 /// Labels of an object; keys and values compare byte by byte.
 pub type Labels = BTreeMap<String, String>;
 
-/// Everything one compilation looks at.
+/// Everything one compilation looks at. A copy shares all of it until one of the two changes.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// The node whose endpoints get tables.
     pub node: String,
     /// Labels of each namespace; `kubernetes.io/metadata.name` is already among them.
-    pub namespaces: BTreeMap<String, Labels>,
+    pub namespaces: Shared<BTreeMap<String, Labels>>,
     /// All pods of the cluster by uid, also those without addresses.
-    pub workloads: BTreeMap<String, Arc<Workload>>,
+    pub workloads: SharedMap<String, Arc<Workload>>,
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: SharedMap<String, Node>,
     /// Tiers by name; `default` exists even when absent here.
-    pub tiers: BTreeMap<String, Tier>,
+    pub tiers: Shared<BTreeMap<String, Tier>>,
     /// All policies by their reference.
-    pub policies: BTreeMap<PolicyRef, Arc<Policy>>,
+    pub policies: SharedMap<PolicyRef, Arc<Policy>>,
 }
 
 /// A pod as far as policy can tell.
@@ -124,7 +126,7 @@ pub struct Tier {
 }
 
 /// Fate of what a tier governs but does not decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AtEnd {
     /// Denied: the tier isolates.
     Deny,

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -27,12 +28,12 @@ pub const WORLD: ClassIx = 0;
 pub struct Tables {
     /// How many classes there are; class numbers are `0..classes`.
     pub classes: u32,
-    /// Exact addresses: those of endpoints whose class differs from what `prefixes` says of them.
-    pub addresses: BTreeMap<IpAddr, ClassIx>,
+    /// Exact addresses, sorted: those of endpoints whose class differs from what `prefixes` says of them.
+    pub addresses: Arc<Vec<(IpAddr, ClassIx)>>,
     /// Longest prefix wins; canonical prefixes. A prefix whose class is [`WORLD`] may stand here to cut a hole into a wider one.
-    pub prefixes: BTreeMap<IpNet, ClassIx>,
-    /// Distinct policies, shared by all endpoints that they fit.
-    pub policies: Vec<PolicyTable>,
+    pub prefixes: Arc<BTreeMap<IpNet, ClassIx>>,
+    /// Distinct policies, shared by all endpoints that they fit. One that says the same as in the compilation before is the same record.
+    pub policies: Vec<Arc<PolicyTable>>,
     /// What each local endpoint obeys, by pod uid. Every workload of this node that is neither hostNetwork nor finished is here, addresses or not.
     pub endpoints: BTreeMap<String, EndpointPolicies>,
 }
@@ -49,12 +50,14 @@ pub struct EndpointPolicies {
 /// One direction's verdicts for every class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyTable {
-    /// The cell of every class that has no row.
-    pub default: Cell,
-    /// Classes whose cell differs from `default`.
-    pub rows: BTreeMap<ClassIx, Cell>,
     /// The policies that isolate: the attribution of a default deny. Sorted.
     pub isolated_by: Vec<PolicyRef>,
+    /// The cell of every class that has no row.
+    pub default: Arc<Cell>,
+    /// Classes whose cell differs from `default`, sorted, each with the place of its cell in `cells`.
+    pub rows: Vec<(ClassIx, u32)>,
+    /// The cells of the rows, in the order in which rows need them.
+    pub cells: Vec<Arc<Cell>>,
 }
 
 /// The verdict for one class under one policy.
@@ -97,7 +100,7 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleRef {
     /// The policy.
-    pub policy: PolicyRef,
+    pub policy: Arc<PolicyRef>,
     /// Counted from 0 in the object's own `ingress` or `egress` list.
     pub index: u32,
     /// Which of the two lists.

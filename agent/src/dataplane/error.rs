@@ -18,7 +18,7 @@ use super::state::Action;
 
 /// A write that the kernel refused.
 #[derive(Debug, thiserror::Error)]
-#[error("writing {action:?}")]
+#[error("writing {action}")]
 pub struct WriteError {
     /// What was to be written.
     pub action: Box<Action>,

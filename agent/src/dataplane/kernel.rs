@@ -1,6 +1,8 @@
 //! The one executor: carries actions out on the pinned maps, and reads them back.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
@@ -15,7 +17,7 @@ use zerocopy::IntoBytes as _;
 
 use super::error::WriteError;
 use super::pins::Pins;
-use super::state::{Action, PortSet, State, service_key};
+use super::state::{Action, PortRange, PortSet, State, service_key};
 
 /// Bits of an `L4Key` before the port.
 const PORT_AT: u32 = 48;
@@ -70,38 +72,40 @@ impl Tables {
 
     /// Reads back what an earlier agent wrote. What it left half done of a port set is removed: the set's number may be given out again.
     pub fn read(&mut self) -> Result<State> {
-        self.remove_stray_ranges()?;
-        let mut state = State {
-            config: self.config.get(&0, 0)?,
-            ..State::default()
-        };
+        let mut pieces = self.pieces()?;
+        let mut state = State::default();
+        let config = self.config.get(&0, 0)?;
+        state.apply(&Action::PutConfig { config });
         for entry in &self.peers {
             let (addr, identity) = entry?;
-            state.peers.insert(addr, identity);
+            state.apply(&Action::PutPeer { addr, identity });
         }
         for entry in &self.cidrs {
             let (key, identity) = entry?;
-            state.cidrs.insert((key.prefix_len(), key.data()), identity);
+            let prefix = (key.prefix_len(), key.data());
+            state.apply(&Action::PutCidr { prefix, identity });
         }
         for entry in &self.rows {
             let (key, cell) = entry?;
-            state
-                .policies
-                .entry(key.policy)
-                .or_default()
-                .rows
-                .insert(key.identity, cell.into());
+            state.apply(&Action::PutRow {
+                policy: key.policy,
+                identity: key.identity,
+                cell: cell.into(),
+            });
         }
-        for id in policy::id::FIRST..self.defaults.len() {
-            let cell = self.defaults.get(&id, 0)?;
+        for policy in policy::id::FIRST..self.defaults.len() {
+            let cell = self.defaults.get(&policy, 0)?;
             if cell.valid != 0 {
-                state.policies.entry(id).or_default().default = Some(cell.into());
+                let cell = cell.into();
+                state.apply(&Action::PutDefault { policy, cell });
             }
         }
         for id in 1..self.sets.len() {
             let record = self.sets.get(&id, 0)?;
             if record.valid != 0 {
-                state.sets.insert(id, self.port_set(id, &record)?);
+                let pieces = pieces.remove(&id).unwrap_or_default();
+                let set = Arc::new(port_set(&record, pieces));
+                state.apply(&Action::PutSet { id, set });
             }
         }
         for entry in &self.endpoints {
@@ -128,55 +132,32 @@ impl Tables {
         Ok(state)
     }
 
-    /// A set as it was before it was cut into prefixes: neighbouring pieces of one verdict join.
-    fn port_set(&self, id: u32, record: &L4Set) -> Result<PortSet> {
-        let mut ranges: Vec<(u8, u16, u16, u32, u32)> = Vec::new();
-        if record.spilled == 0 {
-            let used = record.ranges.iter().take_while(|range| range.protocol != 0);
-            ranges.extend(used.map(|range| {
-                (
-                    range.protocol,
-                    range.first,
-                    range.last,
-                    u32::from(range.action),
-                    range.rule,
-                )
-            }));
-        } else {
-            let mut pieces = Vec::new();
-            for entry in &self.ranges {
-                let (key, value) = entry?;
-                let data = key.data();
-                if data.set == id {
-                    let first = u16::from_be_bytes(data.port);
-                    let size = 1_u32 << (16 - (key.prefix_len() - PORT_AT));
-                    pieces.push((
-                        data.protocol,
-                        first,
-                        (u32::from(first) + size - 1) as u16,
-                        value.action,
-                        value.rule,
-                    ));
-                }
+    /// The pieces of every spilled port set. Those of sets that do not refer to them are removed.
+    fn pieces(&mut self) -> Result<BTreeMap<u32, Vec<PortRange>>> {
+        let mut pieces: BTreeMap<u32, Vec<PortRange>> = BTreeMap::new();
+        let mut spilled: BTreeMap<u32, bool> = BTreeMap::new();
+        let mut stray = Vec::new();
+        for entry in &self.ranges {
+            let (key, value) = entry?;
+            let data = key.data();
+            let is_known = *spilled.entry(data.set).or_insert_with(|| {
+                let record = self.sets.get(&data.set, 0);
+                record.is_ok_and(|record| record.valid != 0 && record.spilled != 0)
+            });
+            if !is_known {
+                stray.push(key);
+                continue;
             }
-            pieces.sort_unstable();
-            for piece in pieces {
-                match ranges.last_mut() {
-                    Some(last)
-                        if last.0 == piece.0
-                            && u32::from(last.2) + 1 == u32::from(piece.1)
-                            && (last.3, last.4) == (piece.3, piece.4) =>
-                    {
-                        last.2 = piece.2;
-                    }
-                    _ => ranges.push(piece),
-                }
-            }
+            let first = u16::from_be_bytes(data.port);
+            let size = 1_u32 << (16 - (key.prefix_len() - PORT_AT));
+            let last = (u32::from(first) + size - 1) as u16;
+            let piece = (data.protocol, first, last, value.action, value.rule);
+            pieces.entry(data.set).or_default().push(piece);
         }
-        Ok(PortSet {
-            otherwise: (record.otherwise, record.otherwise_rule),
-            ranges,
-        })
+        for key in stray {
+            gone(self.ranges.remove(&key))?;
+        }
+        Ok(pieces)
     }
 
     /// Carries one action out.
@@ -190,7 +171,7 @@ impl Tables {
     fn try_write(&mut self, action: &Action) -> Result<(), MapError> {
         match action {
             Action::PutSet { id, set } => self.put_set(*id, set),
-            Action::DropSet { id } => self.drop_set(*id),
+            Action::DropSet { id, set } => self.drop_set(*id, set),
             Action::PutRow {
                 policy,
                 identity,
@@ -255,65 +236,29 @@ impl Tables {
         self.epoch.set(0, now as u32, 0)
     }
 
-    /// Ranges of sets that do not refer to them.
-    fn remove_stray_ranges(&mut self) -> Result<()> {
-        let mut stray = Vec::new();
-        for key in self.ranges.keys() {
-            let key = key?;
-            let record = self.sets.get(&key.data().set, 0);
-            if !record.is_ok_and(|record| record.valid != 0 && record.spilled != 0) {
-                stray.push(key);
-            }
-        }
-        for key in stray {
-            gone(self.ranges.remove(&key))?;
-        }
-        Ok(())
-    }
-
     /// The ranges before the entry that refers to them. Of a set that does not fit nothing stays.
     fn put_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
         let result = self.try_put_set(id, set);
         if result.is_err() {
-            self.drop_ranges(id)?;
+            self.drop_ranges(id, set)?;
         }
         result
     }
 
     fn try_put_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
-        if set.is_spilled() {
-            for (protocol, port, bits, action, rule) in set.prefixes() {
-                let data = L4Key {
-                    set: id,
-                    protocol,
-                    reserved: 0,
-                    port: port.to_be_bytes(),
-                };
-                self.ranges
-                    .insert(&Key::new(PORT_AT + bits, data), L4Value { action, rule }, 0)?;
-            }
+        for (key, value) in ranges(id, set) {
+            self.ranges.insert(&key, value, 0)?;
         }
         self.sets.set(id, set.record(), 0)
     }
 
-    fn drop_set(&mut self, id: u32) -> Result<(), MapError> {
-        let record = self.sets.get(&id, 0)?;
+    fn drop_set(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
         self.sets.set(id, L4Set::default(), 0)?;
-        if record.spilled == 0 {
-            return Ok(());
-        }
-        self.drop_ranges(id)
+        self.drop_ranges(id, set)
     }
 
-    fn drop_ranges(&mut self, id: u32) -> Result<(), MapError> {
-        let keys: Vec<_> = self
-            .ranges
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|key| key.data().set == id)
-            .collect();
-        keys.into_iter()
-            .try_for_each(|key| gone(self.ranges.remove(&key)))
+    fn drop_ranges(&mut self, id: u32, set: &PortSet) -> Result<(), MapError> {
+        ranges(id, set).try_for_each(|(key, _)| gone(self.ranges.remove(&key)))
     }
 
     /// A drop counter by [`portcullis_common::abi::drop_index`].
@@ -336,6 +281,52 @@ impl Tables {
         (0..=u32::from(last))
             .map(|slot| self.slots.get(&slot, 0).unwrap_or_default())
             .collect()
+    }
+}
+
+/// The entries of a port set that does not fit into its record.
+fn ranges(id: u32, set: &PortSet) -> impl Iterator<Item = (Key<L4Key>, L4Value)> {
+    let prefixes = set.is_spilled().then(|| set.prefixes());
+    prefixes
+        .into_iter()
+        .flatten()
+        .map(move |(protocol, port, bits, action, rule)| {
+            let data = L4Key {
+                set: id,
+                protocol,
+                reserved: 0,
+                port: port.to_be_bytes(),
+            };
+            (Key::new(PORT_AT + bits, data), L4Value { action, rule })
+        })
+}
+
+/// A set as it was before it was cut into prefixes: neighbouring pieces of one verdict join.
+fn port_set(record: &L4Set, mut pieces: Vec<PortRange>) -> PortSet {
+    let mut ranges: Vec<PortRange> = Vec::new();
+    if record.spilled == 0 {
+        let used = record.ranges.iter().take_while(|range| range.protocol != 0);
+        ranges.extend(used.map(|range| {
+            let action = u32::from(range.action);
+            (range.protocol, range.first, range.last, action, range.rule)
+        }));
+    }
+    pieces.sort_unstable();
+    for piece in pieces {
+        match ranges.last_mut() {
+            Some(last)
+                if last.0 == piece.0
+                    && u32::from(last.2) + 1 == u32::from(piece.1)
+                    && (last.3, last.4) == (piece.3, piece.4) =>
+            {
+                last.2 = piece.2;
+            }
+            _ => ranges.push(piece),
+        }
+    }
+    PortSet {
+        otherwise: (record.otherwise, record.otherwise_rule),
+        ranges,
     }
 }
 

@@ -30,7 +30,7 @@ use error::OpenError;
 use kernel::Tables;
 use names::Names;
 use pins::Pins;
-use plan::{Desired, lock_down, plan};
+use plan::{Desired, Memory, lock_down, plan};
 use state::{Action, State};
 
 /// The BPF object, built with the agent.
@@ -45,7 +45,7 @@ pub struct Dataplane {
     pins: Pins,
     tables: Tables,
     state: State,
-    names: Names,
+    memory: Memory,
     /// Whether an earlier agent's tables were taken over.
     pub adopted: bool,
     /// The mark of this boot and network namespace.
@@ -93,7 +93,7 @@ impl Dataplane {
             pins,
             tables,
             state,
-            names: Names::default(),
+            memory: Memory::default(),
             adopted,
             owner,
             _claim: claim,
@@ -103,7 +103,7 @@ impl Dataplane {
     /// Brings the tables to `desired`. On an error everything written so far stands, and every endpoint has its last whole version or none; one that
     /// has none gets a closed one.
     pub fn apply(&mut self, desired: &Desired) -> Result<Applied> {
-        let actions = plan(&self.state, &mut self.names, desired);
+        let actions = plan(&self.state, &mut self.memory, desired);
         for action in &actions {
             if let Err(error) = self.write(action) {
                 self.lock_down(desired);
@@ -166,7 +166,7 @@ impl Dataplane {
     /// Names of the numbers in events.
     #[must_use]
     pub fn names(&self) -> &Names {
-        &self.names
+        &self.memory.names
     }
 
     /// Packets dropped in a direction for a reason, of all endpoints that ever were.

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use portcullis_policy::model::PolicyRef;
+use portcullis_policy::shared::Shared;
 use portcullis_policy::tables::{Direction, RuleRef};
 
-/// The two-way table of rule numbers, and who isolates under a policy id.
+/// The two-way table of rule numbers, and who isolates under a policy id. A copy shares it until one of the two changes.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    rules: BTreeMap<u32, RuleRef>,
-    numbers: BTreeMap<RuleRef, u32>,
-    isolated_by: BTreeMap<u32, Vec<PolicyRef>>,
+    rules: Shared<BTreeMap<u32, RuleRef>>,
+    numbers: Shared<BTreeMap<RuleRef, u32>>,
+    isolated_by: Shared<BTreeMap<u32, Vec<PolicyRef>>>,
 }
 
 impl Names {
@@ -45,7 +46,9 @@ impl Names {
 
     /// Notes who isolates under a policy id.
     pub fn set_isolated_by(&mut self, policy: u32, by: &[PolicyRef]) {
-        self.isolated_by.insert(policy, by.to_vec());
+        if self.isolated_by(policy) != Some(by) {
+            self.isolated_by.insert(policy, by.to_vec());
+        }
     }
 }
 

@@ -19,11 +19,12 @@
 //! verdict or the new one, and never a mixture that no snapshot of the cluster gives.
 //!
 //! Where no endpoint's policy changes (pods come, go, change labels), 2-5 shrink to one write for each address: it moves straight to its identity,
-//! which is the change itself, and endpoints whose policy tells the two apart get a new revision, so that their open connections are judged again.
+//! which is the change itself, and endpoints whose policy allows less than before get a new revision, so that their open connections are judged again.
 //! `config_flags::MOVING` stands in the kernel between the two, so that whoever comes after an agent that died there raises the revisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use portcullis_common::abi::Config;
@@ -33,7 +34,7 @@ use portcullis_policy::tables::{EndpointPolicies, Tables};
 use super::names::Names;
 use super::state::{Action, Prefix, State};
 use atoms::Atoms;
-use cells::{Cells, SetIds};
+use cells::{Cells, Forms, SetIds};
 use matching::{keep_policies, match_policies};
 use numbering::Numbering;
 use writer::Writer;
@@ -52,11 +53,11 @@ mod tests;
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// The compiler's tables.
-    pub tables: Tables,
+    pub tables: Arc<Tables>,
     /// Endpoints by ifindex.
     pub endpoints: BTreeMap<u32, Want>,
     /// Destinations that the node translates.
-    pub services: BTreeSet<(Addr, u16, u8)>,
+    pub services: Arc<BTreeSet<(Addr, u16, u8)>>,
     /// Addresses of nodes; whether it is this one.
     pub nodes: BTreeMap<Addr, bool>,
     /// Cgroups of host-network pods on the allow list.
@@ -89,34 +90,44 @@ pub enum WantPolicies {
     Open,
 }
 
-/// The writes that lead from `state` to `desired`. Numbers that are given out are noted in `names`.
+/// What is remembered from one plan to the next. Forgetting it changes no plan.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Numbers that were given out.
+    pub names: Names,
+    forms: Forms,
+}
+
+/// The writes that lead from `state` to `desired`.
 #[must_use]
-pub fn plan(state: &State, names: &mut Names, desired: &Desired) -> Vec<Action> {
+pub fn plan(state: &State, memory: &mut Memory, desired: &Desired) -> Vec<Action> {
+    let Memory { names, forms } = memory;
     let mut writer = Writer::new(state);
     writer.leftovers();
     let state = &writer.after.clone();
     let atoms = Atoms::new(state, &desired.tables);
     let mut sets = SetIds::new(state);
     let direct = Numbering::direct(state, &atoms);
-    let cells = Cells::new(names, &mut sets, desired, &direct);
+    let cells = Cells::new(names, forms, &mut sets, desired, &direct);
     let (numbering, cells, ids) =
         if let Some(ids) = keep_policies(state, names, desired, &direct, &cells) {
             (direct, cells, ids)
         } else {
             let staged = Numbering::staged(state, &atoms);
-            let cells = Cells::new(names, &mut sets, desired, &staged);
+            let cells = Cells::new(names, forms, &mut sets, desired, &staged);
             let ids = match_policies(state, names, desired, &staged, &cells);
             (staged, cells, ids)
         };
+    forms.tidy();
     for (index, id) in &ids {
         names.set_isolated_by(*id, &desired.tables.policies[*index as usize].isolated_by);
     }
     writer.endpoints_gone(desired);
-    writer.leaves(desired, &sets);
+    writer.leaves(desired, &sets.new);
     writer.rows_of_fresh_identities(state, &numbering, &cells, &ids);
     let stale = writer.stale(&atoms, &numbering);
     writer.moving(&stale);
-    writer.addresses(&atoms, &numbering.staged);
+    writer.addresses(&atoms, &numbering);
     writer.config(desired, true);
     writer.policies(state, &cells, &ids);
     writer.endpoints(state, desired, &ids, &stale);

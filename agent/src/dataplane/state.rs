@@ -1,21 +1,31 @@
 //! What is in the kernel's tables, as a value: the planner reads it, the executor keeps it true, a fresh agent reads it back from the pins.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 
 use portcullis_common::abi::{Cell, Config, Endpoint, L4Set, ServiceKey};
 use portcullis_common::addr::Addr;
 use portcullis_common::policy::{self, Decision, Lookup, WORLD, action};
+use portcullis_policy::shared::{Shared, SharedMap};
+
+use uses::Uses;
+
+mod uses;
 
 /// A prefix of mapped addresses: length in bits, network address.
 pub type Prefix = (u32, Addr);
+
+/// Destination ports of a set: protocol, first and last port, [`action`], rule.
+pub type PortRange = (u8, u16, u16, u32, u32);
 
 /// A port set: its verdict for what no range holds, and disjoint ranges.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortSet {
     /// [`action`] and rule for what no range holds.
     pub otherwise: (u32, u32),
-    /// Protocol, first and last port, [`action`], rule; sorted, disjoint.
-    pub ranges: Vec<(u8, u16, u16, u32, u32)>,
+    /// Sorted, disjoint.
+    pub ranges: Vec<PortRange>,
 }
 
 /// The kernel's copy of one compiled policy.
@@ -63,25 +73,24 @@ impl From<Cell> for CellState {
     }
 }
 
-/// Everything that the agent writes.
+/// Everything that the agent writes. A copy shares what it has with the original: a plan begins with one.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// `pc_peers`.
-    pub peers: BTreeMap<Addr, u32>,
-    /// `pc_cidrs`.
-    pub cidrs: BTreeMap<Prefix, u32>,
-    /// `pc_policies` and `pc_policy`.
-    pub policies: BTreeMap<u32, PolicyState>,
-    /// `pc_l4sets` and `pc_l4lpm`.
-    pub sets: BTreeMap<u32, PortSet>,
+    peers: SharedMap<Addr, u32>,
+    cidrs: SharedMap<Prefix, u32>,
+    policies: BTreeMap<u32, Arc<PolicyState>>,
+    sets: Shared<BTreeMap<u32, Arc<PortSet>>>,
+    /// The same, found by content.
+    set_ids: Shared<BTreeMap<Arc<PortSet>, u32>>,
+    uses: Uses,
     /// `pc_endpoints`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// `pc_slots`: generation of every slot that was ever used.
     pub slots: BTreeMap<u16, u32>,
     /// `pc_services`.
-    pub services: BTreeSet<(Addr, u16, u8)>,
+    pub services: Shared<BTreeSet<(Addr, u16, u8)>>,
     /// `pc_nodes`.
-    pub nodes: BTreeMap<Addr, u32>,
+    pub nodes: Shared<BTreeMap<Addr, u32>>,
     /// `pc_cgroups`.
     pub cgroups: BTreeSet<u64>,
     /// `pc_config`.
@@ -97,10 +106,11 @@ pub struct State {
 pub enum Action {
     PutSet {
         id: u32,
-        set: PortSet,
+        set: Arc<PortSet>,
     },
     DropSet {
         id: u32,
+        set: Arc<PortSet>,
     },
     PutRow {
         policy: u32,
@@ -169,42 +179,126 @@ pub enum Action {
     Barrier,
 }
 
+impl fmt::Display for Action {
+    /// On one line, however large a port set is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutSet { id, set } => {
+                write!(f, "port set {id} of {} ranges", set.ranges.len())
+            }
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
 impl State {
+    /// `pc_peers`.
+    #[must_use]
+    pub fn peers(&self) -> &SharedMap<Addr, u32> {
+        &self.peers
+    }
+
+    /// `pc_cidrs`.
+    #[must_use]
+    pub fn cidrs(&self) -> &SharedMap<Prefix, u32> {
+        &self.cidrs
+    }
+
+    /// `pc_policies` and `pc_policy`.
+    #[must_use]
+    pub fn policies(&self) -> &BTreeMap<u32, Arc<PolicyState>> {
+        &self.policies
+    }
+
+    /// `pc_l4sets` and `pc_l4lpm`.
+    #[must_use]
+    pub fn sets(&self) -> &BTreeMap<u32, Arc<PortSet>> {
+        &self.sets
+    }
+
+    /// The port set with this content.
+    #[must_use]
+    pub fn set_id(&self, set: &PortSet) -> Option<u32> {
+        self.set_ids.get(set).copied()
+    }
+
+    /// Identities that an address or a prefix has, ascending, and the world.
+    pub fn identities(&self) -> impl Iterator<Item = u32> {
+        self.uses.identities()
+    }
+
+    /// Whether an address or a prefix has the identity, or it is the world's.
+    #[must_use]
+    pub fn has_identity(&self, identity: u32) -> bool {
+        self.uses.has_identity(identity)
+    }
+
+    /// Identities that rows are about and nobody has, ascending.
+    pub fn identities_without_members(&self) -> impl Iterator<Item = u32> {
+        self.uses.without_members()
+    }
+
+    /// Port sets that no cell refers to.
+    pub fn unused_sets(&self) -> impl Iterator<Item = (u32, &Arc<PortSet>)> {
+        self.sets
+            .iter()
+            .filter(|(id, _)| !self.uses.has_set(**id))
+            .map(|(id, set)| (*id, set))
+    }
+
     /// Notes a write that succeeded.
     pub fn apply(&mut self, action: &Action) {
         match action {
-            Action::PutSet { id, set } => drop(self.sets.insert(*id, set.clone())),
-            Action::DropSet { id } => drop(self.sets.remove(id)),
+            Action::PutSet { id, set } => {
+                self.forget_set(*id);
+                self.sets.insert(*id, Arc::clone(set));
+                self.set_ids.insert(Arc::clone(set), *id);
+            }
+            Action::DropSet { id, .. } => self.forget_set(*id),
             Action::PutRow {
                 policy,
                 identity,
                 cell,
-            } => drop(
-                self.policies
-                    .entry(*policy)
-                    .or_default()
-                    .rows
-                    .insert(*identity, *cell),
-            ),
+            } => {
+                let state = self.policies.entry(*policy).or_default();
+                let before = Arc::make_mut(state).rows.insert(*identity, *cell);
+                self.uses.row(*identity, before.is_some(), true);
+                self.uses.cell(before, Some(*cell));
+            }
             Action::DropRow { policy, identity } => {
-                if let Some(state) = self.policies.get_mut(policy) {
-                    state.rows.remove(identity);
-                }
+                let state = self.policies.get_mut(policy);
+                let before = state.and_then(|state| Arc::make_mut(state).rows.remove(identity));
+                self.uses.row(*identity, before.is_some(), false);
+                self.uses.cell(before, None);
                 self.forget_if_empty(*policy);
             }
             Action::PutDefault { policy, cell } => {
-                self.policies.entry(*policy).or_default().default = Some(*cell);
+                let state = Arc::make_mut(self.policies.entry(*policy).or_default());
+                let before = state.default.replace(*cell);
+                self.uses.cell(before, Some(*cell));
             }
             Action::DropDefault { policy } => {
-                if let Some(state) = self.policies.get_mut(policy) {
-                    state.default = None;
-                }
+                let state = self.policies.get_mut(policy);
+                let before = state.and_then(|state| Arc::make_mut(state).default.take());
+                self.uses.cell(before, None);
                 self.forget_if_empty(*policy);
             }
-            Action::PutPeer { addr, identity } => drop(self.peers.insert(*addr, *identity)),
-            Action::DropPeer { addr } => drop(self.peers.remove(addr)),
-            Action::PutCidr { prefix, identity } => drop(self.cidrs.insert(*prefix, *identity)),
-            Action::DropCidr { prefix } => drop(self.cidrs.remove(prefix)),
+            Action::PutPeer { addr, identity } => {
+                let before = self.peers.insert(*addr, *identity);
+                self.uses.member(before, Some(*identity));
+            }
+            Action::DropPeer { addr } => {
+                let before = self.peers.remove(addr);
+                self.uses.member(before, None);
+            }
+            Action::PutCidr { prefix, identity } => {
+                let before = self.cidrs.insert(*prefix, *identity);
+                self.uses.member(before, Some(*identity));
+            }
+            Action::DropCidr { prefix } => {
+                let before = self.cidrs.remove(prefix);
+                self.uses.member(before, None);
+            }
             Action::PutSlot { slot, generation } => drop(self.slots.insert(*slot, *generation)),
             Action::PutEndpoint { ifindex, endpoint } => {
                 self.endpoints.insert(*ifindex, *endpoint);
@@ -220,6 +314,38 @@ impl State {
             Action::DropCgroup { id } => drop(self.cgroups.remove(id)),
             Action::PutConfig { config } => self.config = *config,
             Action::Barrier => {}
+        }
+    }
+
+    /// Whether something passes by the one cell and not by the other.
+    #[must_use]
+    pub fn allows_less(&self, before: Option<&CellState>, after: Option<&CellState>) -> bool {
+        if before == after {
+            return false;
+        }
+        let set = |cell: Option<&CellState>| match cell {
+            Some(CellState::Ports(id)) => self.sets.get(id).cloned(),
+            Some(CellState::All(action, rule)) => Some(Arc::new(PortSet {
+                otherwise: (*action, *rule),
+                ranges: Vec::new(),
+            })),
+            None => None,
+        };
+        match (set(before), set(after)) {
+            (Some(before), Some(after)) => before.passes_more_than(&after),
+            (before, _) => before.is_some(),
+        }
+    }
+
+    fn forget_set(&mut self, id: u32) {
+        // What is not there is not worth a copy of what is.
+        if !self.sets.contains_key(&id) {
+            return;
+        }
+        if let Some(set) = self.sets.remove(&id)
+            && self.set_ids.get(&set) == Some(&id)
+        {
+            self.set_ids.remove(&set);
         }
     }
 
@@ -279,16 +405,16 @@ impl Lookup for State {
     }
 }
 
-/// Longest-prefix look-ups in a sorted map: one probe for each prefix length in use.
+/// Longest-prefix look-ups in an ordered map: one probe for each prefix length in use.
 pub struct Longest<'a, V> {
-    map: &'a BTreeMap<Prefix, V>,
+    map: &'a SharedMap<Prefix, V>,
     lengths: Vec<u32>,
 }
 
 impl<'a, V> Longest<'a, V> {
     /// Notes which lengths occur.
     #[must_use]
-    pub fn new(map: &'a BTreeMap<Prefix, V>) -> Self {
+    pub fn new(map: &'a SharedMap<Prefix, V>) -> Self {
         let lengths: BTreeSet<u32> = map.keys().map(|(length, _)| *length).collect();
         Self {
             map,
@@ -341,6 +467,31 @@ impl PortSet {
             }
         }
         record
+    }
+
+    /// Whether something passes by this set and not by the other.
+    #[must_use]
+    pub fn passes_more_than(&self, other: &Self) -> bool {
+        // Between two neighbouring ends of ranges both sets say the same of every port.
+        let ranges = self.ranges.iter().chain(&other.ranges);
+        let mut ends = ranges.flat_map(|(protocol, first, last, ..)| {
+            let behind = last.checked_add(1);
+            let ends = [Some(0), Some(*first), behind].into_iter().flatten();
+            ends.map(move |port| (*protocol, port))
+        });
+        let passes = |set: &Self, (protocol, port)| set.action(protocol, port) == action::ALLOW;
+        ends.any(|end| passes(self, end) && !passes(other, end))
+            || self.otherwise.0 == action::ALLOW && other.otherwise.0 != action::ALLOW
+    }
+
+    fn action(&self, protocol: u8, port: u16) -> u32 {
+        let behind = self
+            .ranges
+            .partition_point(|(of, first, ..)| (*of, *first) <= (protocol, port));
+        let before = self.ranges[..behind].last();
+        before
+            .filter(|(of, _, last, ..)| *of == protocol && *last >= port)
+            .map_or(self.otherwise.0, |(.., action, _)| *action)
     }
 
     /// Whether there are more ranges than fit inline.
@@ -443,9 +594,49 @@ mod tests {
     }
 
     #[test]
+    fn a_set_passes_more_than_another_where_it_alone_has_a_port() {
+        let set = |otherwise, ranges: &[(u8, u16, u16, u32)]| PortSet {
+            otherwise: (otherwise, 0),
+            ranges: ranges
+                .iter()
+                .map(|(protocol, first, last, action)| (*protocol, *first, *last, *action, 7))
+                .collect(),
+        };
+        let nothing = set(action::DENY, &[]);
+        let everything = set(action::ALLOW, &[]);
+        let web = set(action::DENY, &[(6, 80, 80, action::ALLOW)]);
+        let more = set(
+            action::DENY,
+            &[(6, 79, 79, action::ALLOW), (6, 80, 90, action::ALLOW)],
+        );
+        let other = set(action::DENY, &[(17, 0, u16::MAX, action::ALLOW)]);
+        let but_web = set(action::ALLOW, &[(6, 80, 80, action::DENY)]);
+        for (one, another, expected) in [
+            (&nothing, &web, false),
+            (&web, &nothing, true),
+            (&web, &more, false),
+            (&more, &web, true),
+            (&web, &other, true),
+            (&other, &everything, false),
+            (&everything, &other, true),
+            (&everything, &but_web, true),
+            (&but_web, &everything, false),
+            (&web, &but_web, true),
+            (&other, &but_web, false),
+            (&more, &but_web, true),
+        ] {
+            assert_eq!(
+                one.passes_more_than(another),
+                expected,
+                "{one:?} {another:?}"
+            );
+        }
+    }
+
+    #[test]
     fn the_longest_prefix_wins() {
         let addr = portcullis_common::addr::mapped([10, 1, 2, 3]);
-        let map = BTreeMap::from([
+        let map = SharedMap::from_iter([
             ((96 + 8, masked(&addr, 104)), 2),
             ((96 + 24, masked(&addr, 120)), 3),
         ]);

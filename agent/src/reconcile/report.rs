@@ -105,11 +105,11 @@ impl Node {
         let slots = self.dataplane.slots();
         let state = self.dataplane.state();
         let rows: usize = state
-            .policies
+            .policies()
             .values()
             .map(|policy| policy.rows.len())
             .sum();
-        let port_prefixes: usize = state.sets.values().map(|set| set.spilled()).sum();
+        let port_prefixes: usize = state.sets().values().map(|set| set.spilled()).sum();
         let conntrack_entries = slots.iter().flat_map(|slot| slot.flows).sum();
         NodeStatus {
             api_version: "portcullis.dev/v1alpha1".to_owned(),
@@ -193,21 +193,21 @@ impl Node {
                 ),
                 (
                     "pc_peers",
-                    state.peers.len() as u64,
+                    state.peers().len() as u64,
                     u64::from(PEER_ENTRIES),
                 ),
                 (
                     "pc_cidrs",
-                    state.cidrs.len() as u64,
+                    state.cidrs().len() as u64,
                     u64::from(CIDR_ENTRIES),
                 ),
                 (
                     "pc_policies",
-                    state.policies.len() as u64,
+                    state.policies().len() as u64,
                     u64::from(POLICIES),
                 ),
                 ("pc_policy", rows as u64, u64::from(ROW_ENTRIES)),
-                ("pc_l4sets", state.sets.len() as u64, u64::from(L4_SETS)),
+                ("pc_l4sets", state.sets().len() as u64, u64::from(L4_SETS)),
                 (
                     "pc_l4lpm",
                     port_prefixes as u64,

@@ -1,6 +1,7 @@
 //! What is true of world and node, as the tables and endpoints that the kernel should have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portcullis_common::abi::{CONNTRACK_ENTRIES, Config, SLOTS, config_flags, endpoint_flags};
 use portcullis_common::addr;
@@ -27,7 +28,6 @@ impl Node {
             .iter()
             .map(|binding| (binding.ifindex, self.want(model, binding)))
             .collect();
-        let services = self.world.service_addresses(&self.observed.node_addresses);
         let mut nodes: BTreeMap<_, bool> = model
             .nodes
             .values()
@@ -47,18 +47,9 @@ impl Node {
                 .map(|address| (address_bytes(*address), true)),
         );
         Desired {
-            tables: self.tables.clone(),
+            tables: Arc::clone(&self.tables),
             endpoints,
-            services: services
-                .into_iter()
-                .map(|service| {
-                    (
-                        address_bytes(service.address),
-                        service.port,
-                        service.protocol,
-                    )
-                })
-                .collect(),
+            services: Arc::clone(&self.translated.all),
             nodes,
             cgroups: self.allowed.clone(),
             config: self.config(),

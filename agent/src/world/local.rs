@@ -24,7 +24,7 @@ impl World {
         for name in names {
             if let Some(pod) = self.pods.get(&name) {
                 let workload = self.effective(pod);
-                changed |= self.put_workload(workload);
+                changed |= self.put_workload(&workload);
             }
         }
         self.generation += u64::from(changed);

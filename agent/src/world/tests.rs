@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use portcullis_policy::model::Labels;
 
 use super::*;
-use crate::kube::{EndpointSlice, Reason, SliceEndpoint, Trouble};
+use crate::kube::{EndpointSlice, Reason, Service, SliceEndpoint, Trouble};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -152,6 +152,62 @@ fn a_snapshot_does_not_change_under_its_holder() {
     );
     assert_eq!(before.workloads.len(), 1);
     assert_eq!(world.snapshot().workloads.len(), 0);
+}
+
+#[test]
+fn an_address_belongs_to_whoever_claimed_it_last_and_still_has_it() {
+    let mut world = World::new("n1");
+    let claim = |world: &mut World, name: &str, address: &str| {
+        apply(world, name, Object::Pod(pod(name, name, "n1", address)));
+    };
+    let owner = |world: &World, address: &str| {
+        let owners = world.owners();
+        owners.get(&ip(address)).map(|owner| owner.name.clone())
+    };
+    claim(&mut world, "web", "10.0.0.5");
+    claim(&mut world, "db", "10.0.0.6");
+    let before = world.owners();
+    claim(&mut world, "db", "10.0.0.5");
+    assert_eq!(owner(&world, "10.0.0.5").as_deref(), Some("db"));
+    assert_eq!(owner(&world, "10.0.0.6"), None);
+    // What the one gives up meanwhile is not taken from the other.
+    claim(&mut world, "web", "10.0.0.7");
+    assert_eq!(owner(&world, "10.0.0.5").as_deref(), Some("db"));
+    assert_eq!(owner(&world, "10.0.0.7").as_deref(), Some("web"));
+    let gone = Change::Delete {
+        key: key(Kind::Pod, "db"),
+        uid: None,
+    };
+    world.apply(gone, NOW);
+    assert_eq!(owner(&world, "10.0.0.5"), None);
+    assert_eq!((before.len(), world.owners().len()), (2, 1));
+}
+
+#[test]
+fn only_what_is_translated_counts_for_services() {
+    let mut world = World::new("n1");
+    let mut changes = |name: &str, object: Object| {
+        let before = world.services_generation();
+        apply(&mut world, name, object);
+        world.services_generation() > before
+    };
+    let service = Service {
+        addresses: vec![ip("10.96.0.1")],
+        ..Service::default()
+    };
+    let node = |address: &str| {
+        Object::Node(model::Node {
+            labels: Labels::new(),
+            addresses: vec![ip(address)],
+        })
+    };
+    assert!(changes("s", Object::Service(service.clone())));
+    assert!(!changes("s", Object::Service(service)));
+    assert!(changes("n1", node("192.0.2.1")));
+    assert!(!changes("n2", node("192.0.2.2")));
+    assert!(changes("here", Object::Pod(pod("here", "u1", "n1", ""))));
+    assert!(!changes("there", Object::Pod(pod("there", "u2", "n2", ""))));
+    assert!(!changes("shop", Object::Namespace(Labels::new())));
 }
 
 #[test]

@@ -4,9 +4,10 @@ use crate::fixture::{
     tcp, udp, verdict,
 };
 use crate::model::Policy;
-use crate::tables::{Decision, PortRange, RuleRef};
+use crate::tables::{Cell, Decision, EndpointPolicies, PortRange, RuleRef};
 
 mod classes;
+mod memory;
 mod oracle;
 mod tiers;
 
@@ -187,7 +188,7 @@ fn a_rule_without_ports_matches_every_protocol_and_one_with_ports_only_those() {
 fn a_peer_list_or_port_list_that_was_refused_matches_nothing() {
     let tables = with(|p| p.ingress([rule_from([]), rule_any().on([])]));
     assert_eq!(
-        tables.policies[0].default,
+        *tables.policies[0].default,
         Cell::All(Decision {
             allow: false,
             rule: None
@@ -233,7 +234,7 @@ fn a_cell_is_disjoint_sorted_and_merged() {
     let allow = Decision {
         allow: true,
         rule: Some(RuleRef {
-            policy: tables.policies[0].isolated_by[0].clone(),
+            policy: tables.policies[0].isolated_by[0].clone().into(),
             index: 0,
             direction: INGRESS,
         }),
@@ -251,7 +252,7 @@ fn a_cell_is_disjoint_sorted_and_merged() {
             rule: None,
         },
     };
-    assert_eq!(tables.policies[0].default, expected);
+    assert_eq!(*tables.policies[0].default, expected);
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) struct Question<'a> {
 
 /// The rules that govern the endpoint `uid`, in their order, up to the one that decided.
 pub(super) fn steps(
-    compilation: &Compilation<'_>,
+    compilation: &Compilation,
     uid: &str,
     question: &Question<'_>,
     decision: &Decision,
@@ -76,13 +76,13 @@ pub(super) fn steps(
         return Vec::new();
     };
     let names = match question.direction {
-        Direction::Ingress => compilation.subject_names(endpoint),
+        Direction::Ingress => compilation.governed.subject_names(endpoint),
         Direction::Egress => compilation.class_names(question.class),
     };
     let wanted = point(question.probe.protocol, question.port);
     let mut steps = Vec::new();
     for &rank in endpoint.governing(question.direction) {
-        let policy = compilation.governed.policies[rank].policy;
+        let policy = &compilation.governed.policies[rank].policy;
         for (index, rule) in (0..).zip(rules(policy, question.direction).unwrap_or_default()) {
             let spans = spans(&rule.ports, &names);
             let port_fits = spans
@@ -108,7 +108,7 @@ pub(super) fn steps(
             });
             let decided = decision.rule.as_ref();
             if decided
-                .is_some_and(|decided| decided.index == index && decided.policy == policy.name)
+                .is_some_and(|decided| decided.index == index && *decided.policy == policy.name)
             {
                 return steps;
             }

@@ -5,8 +5,10 @@
 //! they make do not stand in templates, so selectors that ask for one are not judged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::index::{InUse, Index};
+use crate::asked::AtomIx;
+use crate::index::{GroupIx, Index};
 use crate::model::{
     LabelSelector, NamespaceScope, Peer, Peers, PodSelector, Policy, Protocol, Requirement, World,
 };
@@ -33,7 +35,7 @@ const LISTED: usize = 5;
 /// The pods of a world, by what selectors can tell of them.
 pub(super) struct Population<'w> {
     world: &'w World,
-    numbers: BTreeMap<&'w PodSelector, u32>,
+    numbers: BTreeMap<Arc<PodSelector>, AtomIx>,
     /// By the selector's number: the groups for which it holds.
     holding: Vec<Vec<usize>>,
     groups: Vec<Group<'w>>,
@@ -68,27 +70,28 @@ impl<'w> Population<'w> {
         if world.workloads.is_empty() {
             return None;
         }
-        let mut in_use = InUse::default();
+        let mut numbers: BTreeMap<Arc<PodSelector>, AtomIx> = BTreeMap::new();
         for selector in world.policies.values().flat_map(|policy| selectors(policy)) {
-            in_use.selectors.insert(selector, 0);
+            if !numbers.contains_key(selector) {
+                let number = numbers.len() as AtomIx;
+                numbers.insert(Arc::new(selector.clone()), number);
+            }
         }
-        for (number, slot) in (0..).zip(in_use.selectors.values_mut()) {
-            *slot = number;
-        }
-        let mut index = Index::new(&in_use, &world.namespaces);
+        let mut index = Index::default();
+        index.set_selectors(&numbers);
         let mut population = Self {
             world,
-            holding: vec![Vec::new(); in_use.selectors.len()],
-            numbers: BTreeMap::new(),
+            holding: vec![Vec::new(); numbers.len()],
+            numbers,
             groups: Vec::new(),
             labels: BTreeSet::new(),
         };
         for workload in world.workloads.values() {
-            let number = index.group(workload) as usize;
+            let number = index.join(workload, &world.namespaces) as usize;
             // Groups are numbered as they are found.
             if number == population.groups.len() {
                 population.groups.push(Group::default());
-                for selector in index.holding(number as u32) {
+                for selector in index.holding(number as GroupIx) {
                     population.holding[*selector as usize].push(number);
                 }
             }
@@ -107,7 +110,6 @@ impl<'w> Population<'w> {
                 }
             }
         }
-        population.numbers = in_use.selectors;
         Some(population)
     }
 

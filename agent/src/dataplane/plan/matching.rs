@@ -6,8 +6,8 @@ use portcullis_common::policy;
 use portcullis_policy::tables::PolicyIx;
 
 use super::super::names::Names;
-use super::super::state::{PolicyState, State, policies_of};
-use super::cells::Cells;
+use super::super::state::{CellState, PolicyState, State, policies_of};
+use super::cells::{Cells, Wanted};
 use super::numbering::{Free, Numbering};
 use super::{Desired, Want, WantPolicies};
 
@@ -45,17 +45,9 @@ pub(super) fn match_policies(
     numbering: &Numbering,
     cells: &Cells,
 ) -> PolicyIds {
-    let mut free = Free::new(
-        state.policies.keys().chain(
-            state
-                .endpoints
-                .values()
-                .flat_map(policies_of)
-                .collect::<Vec<_>>()
-                .iter(),
-        ),
-        policy::id::FIRST,
-    );
+    let obeyed = state.endpoints.values().flat_map(policies_of);
+    let used = state.policies().keys().copied().chain(obeyed);
+    let mut free = Free::new(used, policy::id::FIRST);
     let mut preferred: BTreeMap<PolicyIx, Vec<u32>> = BTreeMap::new();
     for (ifindex, want) in &desired.endpoints {
         if let (Some(now), WantPolicies::Compiled(wanted)) =
@@ -81,12 +73,12 @@ pub(super) fn match_policies(
             .get(index)
             .into_iter()
             .flatten()
-            .chain(state.policies.keys());
+            .chain(state.policies().keys());
         let found = candidates.copied().find(|id| {
             !taken.contains(id)
                 && names.isolated_by(*id).is_none_or(|by| by == isolated_by)
                 && state
-                    .policies
+                    .policies()
                     .get(id)
                     .is_some_and(|now| says_the_same(now, wanted, numbering))
         });
@@ -98,17 +90,26 @@ pub(super) fn match_policies(
 }
 
 /// Whether a policy in force and a wanted one agree on every number. A fresh number counts as the identity that it starts from.
-fn says_the_same(now: &PolicyState, wanted: &PolicyState, numbering: &Numbering) -> bool {
-    now.default == wanted.default
-        && numbering.classes.keys().all(|number| {
-            let old = match numbering.fresh.get(number) {
-                Some(None) => return true,
-                Some(Some(parent)) => parent,
-                None => number,
-            };
-            now.rows.get(old).or(now.default.as_ref())
-                == wanted.rows.get(number).or(wanted.default.as_ref())
-        })
+fn says_the_same(now: &PolicyState, wanted: &Wanted, numbering: &Numbering) -> bool {
+    if now.default != Some(wanted.default) {
+        return false;
+    }
+    let differs = |(_, cell): &(u32, CellState)| *cell != wanted.default;
+    let is_kept = |number: &u32| {
+        numbering.classes.contains_key(number) && !numbering.fresh.contains_key(number)
+    };
+    let before = now.rows.iter().map(|(number, cell)| (*number, *cell));
+    let before = before.filter(differs).filter(|(number, _)| is_kept(number));
+    let after = wanted.rows.iter().copied();
+    let after = after.filter(differs).filter(|(number, _)| is_kept(number));
+    let fresh = numbering.fresh.iter();
+    before.eq(after)
+        && fresh
+            .filter_map(|(number, parent)| Some((*number, (*parent)?)))
+            .all(|(number, parent)| {
+                let before = now.rows.get(&parent).copied().unwrap_or(wanted.default);
+                before == wanted.row(number).unwrap_or(wanted.default)
+            })
 }
 
 pub(super) fn policy_ids(want: &Want, ids: &PolicyIds) -> ([u32; 2], [u32; 2]) {

@@ -7,12 +7,12 @@ use portcullis_common::policy::WORLD;
 use portcullis_policy::tables::ClassIx;
 
 use super::super::state::State;
-use super::atoms::Atoms;
+use super::atoms::{Atoms, Pair};
 
-/// Which number each pair of old identity and new class has on the way, and each class at the end.
+/// Which number each pair has on the way, and each class at the end.
 pub(super) struct Numbering {
-    pub(super) staged: BTreeMap<(u32, ClassIx), u32>,
-    pub(super) last: BTreeMap<ClassIx, u32>,
+    staged: BTreeMap<Pair, u32>,
+    last: BTreeMap<ClassIx, u32>,
     /// Class of every number in `staged` and `last`.
     pub(super) classes: BTreeMap<u32, ClassIx>,
     /// Numbers that were not in use, and the old identity whose verdicts they start with; `None` = nobody has them before their rows stand.
@@ -39,7 +39,7 @@ impl Numbering {
                 last.entry(class).or_insert(identity);
             }
         }
-        let mut free = Free::new(used_identities(state).iter(), WORLD + 1);
+        let mut free = Free::new(state.identities(), WORLD + 1);
         for (_, class) in pairs.keys() {
             last.entry(*class).or_insert_with(|| free.take());
         }
@@ -48,10 +48,9 @@ impl Numbering {
 
     pub(super) fn direct(state: &State, atoms: &Atoms) -> Self {
         let (_, last, _) = Self::last(state, atoms);
-        let used = used_identities(state);
         let fresh = last
             .values()
-            .filter(|number| !used.contains(number))
+            .filter(|number| !state.has_identity(**number))
             .map(|number| (*number, None))
             .collect();
         let staged = atoms
@@ -69,10 +68,9 @@ impl Numbering {
 
     pub(super) fn staged(state: &State, atoms: &Atoms) -> Self {
         let (kept, last, mut free) = Self::last(state, atoms);
-        let used = used_identities(state);
         let mut fresh: BTreeMap<u32, Option<u32>> = last
             .values()
-            .filter(|number| !used.contains(number))
+            .filter(|number| !state.has_identity(**number))
             .map(|number| (*number, None))
             .collect();
         let mut staged = BTreeMap::new();
@@ -101,19 +99,21 @@ impl Numbering {
     }
 }
 
+impl Numbering {
+    /// The number on the way by the pair's place.
+    pub(super) fn staged_by_place(&self, atoms: &Atoms) -> Vec<u32> {
+        atoms.list().map(|pair| self.staged[&pair]).collect()
+    }
+
+    /// The number at the end by the pair's place.
+    pub(super) fn last_by_place(&self, atoms: &Atoms) -> Vec<u32> {
+        atoms.list().map(|pair| self.last[&pair.1]).collect()
+    }
+}
+
 fn invert(last: &BTreeMap<ClassIx, u32>) -> BTreeMap<u32, ClassIx> {
     last.iter()
         .map(|(class, number)| (*number, *class))
-        .collect()
-}
-
-pub(super) fn used_identities(state: &State) -> BTreeSet<u32> {
-    state
-        .peers
-        .values()
-        .chain(state.cidrs.values())
-        .copied()
-        .chain([WORLD])
         .collect()
 }
 
@@ -124,9 +124,9 @@ pub(super) struct Free {
 }
 
 impl Free {
-    pub(super) fn new<'a>(used: impl Iterator<Item = &'a u32>, first: u32) -> Self {
+    pub(super) fn new(used: impl Iterator<Item = u32>, first: u32) -> Self {
         Self {
-            used: used.copied().collect(),
+            used: used.collect(),
             next: first,
         }
     }

@@ -1,11 +1,12 @@
 //! Steps 5 and 6 of a plan: addresses settle on their final identities, and what nobody uses any more goes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::super::state::{Action, CellState, State, policies_of};
+use super::super::state::{Action, State, policies_of};
 use super::Desired;
 use super::atoms::Atoms;
-use super::numbering::{Numbering, used_identities};
+use super::numbering::Numbering;
 use super::writer::Writer;
 
 impl Writer {
@@ -16,29 +17,28 @@ impl Writer {
 
     /// Steps 5 and 6.
     pub(super) fn settle(&mut self, desired: &Desired, atoms: &Atoms, numbering: &Numbering) {
+        let last = numbering.last_by_place(atoms);
+        let staged = numbering.staged_by_place(atoms);
+        let goes_on = |pair: usize| staged[pair] != last[pair];
         let mut moves = Vec::new();
-        for (prefix, pair) in &atoms.prefixes {
-            let last = numbering.last[&pair.1];
-            if !atoms.wanted_prefixes.contains(prefix) {
-                if self.after.cidrs.contains_key(prefix) {
-                    moves.push(Action::DropCidr { prefix: *prefix });
+        for atom in &atoms.prefixes {
+            let (prefix, pair) = (atom.at, atom.pair as usize);
+            if !atom.is_wanted {
+                if atom.is_known {
+                    moves.push(Action::DropCidr { prefix });
                 }
-            } else if self.after.cidrs.get(prefix) != Some(&last) {
-                moves.push(Action::PutCidr {
-                    prefix: *prefix,
-                    identity: last,
-                });
+            } else if goes_on(pair) {
+                let identity = last[pair];
+                moves.push(Action::PutCidr { prefix, identity });
             }
         }
-        for (addr, pair) in &atoms.addresses {
-            let last = numbering.last[&pair.1];
-            if !atoms.wanted_addresses.contains(addr) {
-                moves.push(Action::DropPeer { addr: *addr });
-            } else if self.after.peers.get(addr) != Some(&last) {
-                moves.push(Action::PutPeer {
-                    addr: *addr,
-                    identity: last,
-                });
+        for atom in &atoms.addresses {
+            let (addr, pair) = (atom.at, atom.pair as usize);
+            if !atom.is_wanted {
+                moves.push(Action::DropPeer { addr });
+            } else if goes_on(pair) {
+                let identity = last[pair];
+                moves.push(Action::PutPeer { addr, identity });
             }
         }
         self.behind_barrier(moves);
@@ -81,47 +81,28 @@ impl Writer {
 fn unused(state: &State) -> Vec<Action> {
     let mut removals = Vec::new();
     let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
-    let identities: BTreeSet<u32> = used_identities(state);
-    for (id, policy) in &state.policies {
-        let unused = !in_use.contains(id);
-        for identity in policy.rows.keys() {
-            if unused || !identities.contains(identity) {
-                removals.push(Action::DropRow {
-                    policy: *id,
-                    identity: *identity,
-                });
-            }
-        }
-        if unused && policy.default.is_some() {
-            removals.push(Action::DropDefault { policy: *id });
+    let without_members: Vec<u32> = state.identities_without_members().collect();
+    for (id, policy) in state.policies() {
+        let drop_row = |identity: &u32| Action::DropRow {
+            policy: *id,
+            identity: *identity,
+        };
+        if in_use.contains(id) {
+            let gone = without_members.iter();
+            let gone = gone.filter(|identity| policy.rows.contains_key(*identity));
+            removals.extend(gone.map(drop_row));
+        } else {
+            removals.extend(policy.rows.keys().map(drop_row));
+            removals.extend(policy.default.map(|_| Action::DropDefault { policy: *id }));
         }
     }
-    let sets: BTreeSet<u32> = state
-        .policies
-        .iter()
-        .filter(|(id, _)| in_use.contains(id))
-        .flat_map(|(_, policy)| {
-            policy
-                .rows
-                .iter()
-                .filter(|(identity, _)| identities.contains(identity))
-                .map(|(_, cell)| cell)
-                .chain(&policy.default)
-        })
-        .filter_map(|cell| {
-            if let CellState::Ports(set) = cell {
-                Some(*set)
-            } else {
-                None
-            }
-        })
-        .collect();
-    removals.extend(
-        state
-            .sets
-            .keys()
-            .filter(|id| !sets.contains(id))
-            .map(|id| Action::DropSet { id: *id }),
-    );
+    let mut after = state.clone();
+    for action in &removals {
+        after.apply(action);
+    }
+    removals.extend(after.unused_sets().map(|(id, set)| Action::DropSet {
+        id,
+        set: Arc::clone(set),
+    }));
     removals
 }

@@ -6,7 +6,7 @@
 //! 3. Programs that run meanwhile, however slowly, say the old verdict or the new one.
 //! 4. A connection that was let through is judged again if its verdict may have changed: its endpoint has another revision by then.
 //! 5. An agent that is killed anywhere, and one that finds a map full, is followed by one that ends in the same tables.
-//! 6. Nothing is left over: the tables are those of a start from nothing, up to the choice of numbers.
+//! 6. Nothing is left over: the tables are those of a start from nothing, up to the choice of numbers, in whatever order things happened.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,7 +19,7 @@ use proptest::sample::Index;
 
 use super::super::names::{Names, uid_digest};
 use super::super::state::{Action, State};
-use super::{Desired, Want, WantPolicies, address_bytes, lock_down, plan};
+use super::{Desired, Memory, Want, WantPolicies, address_bytes, lock_down, plan};
 use kernel::{Full, Kernel, Key, Readers, Room, Seen};
 use shape::Shape;
 use wild::{ADDRESSES, INTERFACES, PORTS};
@@ -28,6 +28,7 @@ mod cluster;
 mod kernel;
 mod shape;
 mod wild;
+mod writes;
 
 fn keys() -> Vec<Key> {
     let mut keys = Vec::new();
@@ -86,7 +87,7 @@ struct Node {
     keys: Vec<Key>,
     kernel: Kernel,
     state: State,
-    names: Names,
+    memory: Memory,
     opened: BTreeSet<(Key, Seen)>,
 }
 
@@ -156,7 +157,7 @@ impl Node {
             keys: keys(),
             state: kernel.read(),
             kernel,
-            names: Names::default(),
+            memory: Memory::default(),
             opened: BTreeSet::new(),
         }
     }
@@ -169,12 +170,12 @@ impl Node {
     /// A new agent without memory.
     fn restart(&mut self) {
         self.state = self.kernel.read();
-        self.names = Names::default();
+        self.memory = Memory::default();
     }
 
     fn change<'a>(&mut self, desired: &'a Desired) -> Change<'a> {
-        let actions = plan(&self.state, &mut self.names, desired);
-        let names = &mut self.names;
+        let actions = plan(&self.state, &mut self.memory, desired);
+        let names = &mut self.memory.names;
         let wanted = |key| wanted_verdict(desired, names, key);
         Change {
             desired,
@@ -312,7 +313,7 @@ impl Node {
 
     /// Property 6, and that there is nothing more to do.
     fn check_rest(&mut self, desired: &Desired) {
-        let again = plan(&self.state, &mut self.names, desired);
+        let again = plan(&self.state, &mut self.memory, desired);
         assert_eq!(again, [], "a second plan finds something to do");
         let mut fresh = Self::new();
         fresh.write_all(desired);
@@ -322,7 +323,7 @@ impl Node {
     }
 
     fn write_all(&mut self, desired: &Desired) {
-        for action in plan(&self.state, &mut self.names, desired) {
+        for action in plan(&self.state, &mut self.memory, desired) {
             self.kernel.write(&action).unwrap();
             self.state.apply(&action);
         }
@@ -391,7 +392,11 @@ proptest! {
         let mut node = Node::new();
         for (round, desired) in walk.iter().enumerate() {
             for stop in &stops[round.min(4)..] {
-                let length = plan(&node.state, &mut node.names.clone(), desired).len();
+                let mut memory = Memory {
+                    names: node.memory.names.clone(),
+                    ..Memory::default()
+                };
+                let length = plan(&node.state, &mut memory, desired).len();
                 node.bring_to(desired, stop.index(length + 1)).unwrap();
                 node.restart();
             }
@@ -428,15 +433,28 @@ proptest! {
     }
 
     #[test]
+    fn events_in_any_order_end_in_the_same_tables(ways in cluster::two_ways()) {
+        let ends = ways.map(|way| {
+            let mut node = Node::new();
+            for desired in &way {
+                node.write_all(desired);
+            }
+            Shape::of(&node.kernel.read())
+        });
+        prop_assert_eq!(&ends[0], &ends[1]);
+    }
+
+    #[test]
     fn numbers_come_back_however_long_it_goes_on(walk in walk()) {
         let mut node = Node::new();
         for _ in 0..30 {
             for desired in &walk {
                 node.write_all(desired);
-                let identities = node.state.peers.values().chain(node.state.cidrs.values());
+                let state = &node.state;
+                let identities = state.peers().values().chain(state.cidrs().values());
                 prop_assert!(identities.max() < Some(&80));
-                prop_assert!(node.state.policies.keys().max() < Some(&40));
-                prop_assert!(node.state.sets.keys().max() < Some(&40));
+                prop_assert!(state.policies().keys().max() < Some(&40));
+                prop_assert!(state.sets().keys().max() < Some(&40));
             }
         }
     }

@@ -1,16 +1,16 @@
 //! Steps 0 to 4 of a plan as writes: up to the swap. The list is in [`super`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portcullis_common::abi::{Endpoint, SLOTS, config_flags, endpoint_flags};
 use portcullis_common::addr;
 use portcullis_common::policy;
-use portcullis_policy::tables::ClassIx;
 
-use super::super::state::{Action, PolicyState, State, policies_of};
+use super::super::state::{Action, PortSet, State, policies_of};
 use super::Desired;
 use super::atoms::Atoms;
-use super::cells::{Cells, SetIds};
+use super::cells::{Cells, Wanted};
 use super::matching::{PolicyIds, policy_ids};
 use super::numbering::Numbering;
 
@@ -65,11 +65,11 @@ impl Writer {
         generation
     }
 
-    pub(super) fn leaves(&mut self, desired: &Desired, sets: &SetIds) {
-        for (id, set) in &sets.new {
+    pub(super) fn leaves(&mut self, desired: &Desired, sets: &BTreeMap<u32, Arc<PortSet>>) {
+        for (id, set) in sets {
             self.push(Action::PutSet {
                 id: *id,
-                set: set.clone(),
+                set: Arc::clone(set),
             });
         }
         for service in desired.services.difference(&self.after.services.clone()) {
@@ -97,50 +97,43 @@ impl Writer {
         ids: &PolicyIds,
     ) {
         let in_use: BTreeSet<u32> = state.endpoints.values().flat_map(policies_of).collect();
-        let wanted: BTreeMap<u32, &PolicyState> =
-            ids.values().copied().zip(cells.0.values()).collect();
-        for (id, now) in &state.policies {
+        let wanted: BTreeMap<u32, &Wanted> = ids.values().copied().zip(cells.0.values()).collect();
+        for (id, now) in state.policies() {
             for (number, parent) in &numbering.fresh {
                 let cell = match parent {
                     Some(parent) if in_use.contains(id) || wanted.contains_key(id) => {
-                        now.rows.get(parent)
+                        now.rows.get(parent).copied()
                     }
-                    None => wanted.get(id).and_then(|wanted| wanted.rows.get(number)),
+                    None => wanted.get(id).and_then(|wanted| wanted.row(*number)),
                     Some(_) => None,
                 };
+                let known = self.after.policies().get(id);
                 if let Some(cell) = cell
-                    && self
-                        .after
-                        .policies
-                        .get(id)
-                        .and_then(|policy| policy.rows.get(number))
-                        != Some(cell)
+                    && known.and_then(|policy| policy.rows.get(number)) != Some(&cell)
                 {
                     self.push(Action::PutRow {
                         policy: *id,
                         identity: *number,
-                        cell: *cell,
+                        cell,
                     });
                 }
             }
         }
     }
 
-    /// Endpoints whose open connections have to be judged again: an address moves straight to an identity that their policy tells apart from the
-    /// one before, or an earlier agent did not get to the end of such moves.
+    /// Endpoints whose open connections have to be judged again: an address moves straight to an identity that their policy allows less than the one
+    /// before, or an earlier agent did not get to the end of such moves. What it allows more has opened no connection yet.
     pub(super) fn stale(&self, atoms: &Atoms, numbering: &Numbering) -> BTreeSet<u32> {
-        let moved: BTreeSet<(u32, u32)> = atoms
-            .addresses
-            .values()
-            .chain(atoms.prefixes.values())
-            .map(|pair| (pair.0, numbering.staged[pair]))
+        let pairs = atoms.list().zip(numbering.staged_by_place(atoms));
+        let moved: BTreeSet<(u32, u32)> = pairs
+            .map(|(pair, staged)| (pair.0, staged))
             .filter(|(from, to)| from != to && !matches!(numbering.fresh.get(to), Some(Some(_))))
             .collect();
         let cut_short = self.after.config.flags & config_flags::MOVING != 0;
         self.after
             .endpoints
             .iter()
-            .filter(|(_, now)| cut_short || policies_of(now).any(|id| self.tells_apart(id, &moved)))
+            .filter(|(_, now)| cut_short || policies_of(now).any(|id| self.allows_less(id, &moved)))
             .map(|(ifindex, _)| *ifindex)
             .collect()
     }
@@ -156,27 +149,29 @@ impl Writer {
 
     /// The order matters where an address moves straight to its identity: each meets what it stood for and then what it will stand for, never what
     /// a shorter prefix is about to mean. So exact addresses come first, then prefixes from long to short.
-    pub(super) fn addresses(&mut self, atoms: &Atoms, staged: &BTreeMap<(u32, ClassIx), u32>) {
+    pub(super) fn addresses(&mut self, atoms: &Atoms, numbering: &Numbering) {
+        let staged = numbering.staged_by_place(atoms);
+        let moves: Vec<bool> = std::iter::zip(atoms.list(), &staged)
+            .map(|((identity, _), staged)| identity != *staged)
+            .collect();
         let mut is_new = false;
-        for (addr, pair) in &atoms.addresses {
-            let known = self.after.peers.get(addr).copied();
-            if known != Some(staged[pair]) {
-                is_new |= known.is_none();
+        for atom in &atoms.addresses {
+            let pair = atom.pair as usize;
+            if moves[pair] || !atom.is_known {
+                is_new |= !atom.is_known;
                 self.push(Action::PutPeer {
-                    addr: *addr,
+                    addr: atom.at,
                     identity: staged[pair],
                 });
             }
         }
         let mut cidrs = Vec::new();
-        for (prefix, pair) in atoms.prefixes.iter().rev() {
-            let known = self.after.cidrs.get(prefix).copied();
+        for atom in atoms.prefixes.iter().rev() {
+            let pair = atom.pair as usize;
             // A prefix that is new to the kernel may stand only for what it stood for.
-            if known != Some(staged[pair])
-                && (known.is_some() || atoms.wanted_prefixes.contains(prefix))
-            {
+            if moves[pair] && atom.is_known || !atom.is_known && atom.is_wanted {
                 cidrs.push(Action::PutCidr {
-                    prefix: *prefix,
+                    prefix: atom.at,
                     identity: staged[pair],
                 });
             }
@@ -200,7 +195,7 @@ impl Writer {
             config.flags |= self.after.config.flags & config_flags::MOVING;
         }
         config.flags |= if services { config_flags::SERVICES } else { 0 };
-        config.flags |= if self.after.cidrs.is_empty() {
+        config.flags |= if self.after.cidrs().is_empty() {
             0
         } else {
             config_flags::CIDRS
@@ -212,11 +207,11 @@ impl Writer {
 
     pub(super) fn policies(&mut self, state: &State, cells: &Cells, ids: &PolicyIds) {
         for (id, wanted) in ids.values().zip(cells.0.values()) {
-            if state.policies.contains_key(id) {
+            if state.policies().contains_key(id) {
                 continue;
             }
             for (identity, cell) in &wanted.rows {
-                if Some(cell) != wanted.default.as_ref() {
+                if *cell != wanted.default {
                     self.push(Action::PutRow {
                         policy: *id,
                         identity: *identity,
@@ -224,9 +219,10 @@ impl Writer {
                     });
                 }
             }
-            if let Some(cell) = wanted.default {
-                self.push(Action::PutDefault { policy: *id, cell });
-            }
+            self.push(Action::PutDefault {
+                policy: *id,
+                cell: wanted.default,
+            });
         }
     }
 
@@ -312,14 +308,14 @@ impl Writer {
         }
     }
 
-    fn tells_apart(&self, policy: u32, moved: &BTreeSet<(u32, u32)>) -> bool {
-        let Some(policy) = self.after.policies.get(&policy) else {
+    fn allows_less(&self, policy: u32, moved: &BTreeSet<(u32, u32)>) -> bool {
+        let Some(policy) = self.after.policies().get(&policy) else {
             return false;
         };
-        moved.iter().any(|(from, to)| {
-            policy.rows.get(from).or(policy.default.as_ref())
-                != policy.rows.get(to).or(policy.default.as_ref())
-        })
+        let cell = |identity| policy.rows.get(identity).or(policy.default.as_ref());
+        moved
+            .iter()
+            .any(|(from, to)| self.after.allows_less(cell(from), cell(to)))
     }
 
     /// A slot that nobody has; of those that were used before, the one with the fewest generations, so that numbers come back as late as possible.

@@ -93,9 +93,9 @@ pub(super) fn samples<'c>(
             let cells = tables
                 .policies
                 .iter()
-                .flat_map(|table| table.rows.values().chain([&table.default]));
+                .flat_map(|table| table.cells.iter().chain([&table.default]));
             for cell in cells.take(MOST_PORTS) {
-                let Cell::ByPort { ranges, .. } = cell else {
+                let Cell::ByPort { ranges, .. } = &**cell else {
                     continue;
                 };
                 for range in ranges.iter().take(MOST_PORTS) {

@@ -3,7 +3,7 @@
 use super::{B_WEB, DB, EGRESS, INGRESS, OUTSIDE, WEB, shop, with};
 use crate::compile;
 use crate::fixture::{Fixture, block, named, pod, pods_in, rule_any, rule_from, tcp, verdict};
-use crate::model::Protocol;
+use crate::model::{Peer, Protocol};
 use crate::tables::WORLD;
 
 #[test]
@@ -86,19 +86,39 @@ fn several_live_pods_on_one_address_match_for_any_of_them() {
 fn pods_stand_in_addresses_only_where_the_prefix_around_them_does_not_say_it() {
     let world = shop()
         .policy("a/p", "app=web", |p| {
-            p.ingress([rule_from([
-                block("10.0.0.0/8!10.0.0.3/32"),
-                pods_in("a", "app=db"),
-            ])])
+            p.ingress([
+                rule_from([block("10.0.0.0/8!10.0.0.3/32")]),
+                rule_from([pods_in("a", "app=db")]).on([tcp(80)]),
+            ])
         })
         .world();
     let tables = compile(&world);
-    let exact: Vec<String> = tables.addresses.keys().map(ToString::to_string).collect();
+    let exact: Vec<String> = tables
+        .addresses
+        .iter()
+        .map(|(at, _)| at.to_string())
+        .collect();
     assert_eq!(exact, [DB]);
     let prefixes: Vec<String> = tables.prefixes.keys().map(ToString::to_string).collect();
     assert_eq!(prefixes, ["10.0.0.0/8", "10.0.0.3/32"]);
     assert_eq!(tables.class_of(B_WEB.parse().unwrap()), WORLD);
     assert_eq!(tables.classes, 3);
+}
+
+#[test]
+fn the_peers_of_one_rule_are_one_class_however_many_they_are() {
+    let inside = (0..200).map(|number| block(&format!("10.0.{number}.0/24")));
+    let peers: Vec<Peer> = inside
+        .chain([
+            block("10.0.0.0/8"),
+            pods_in("a", "app=db"),
+            pods_in("b", ""),
+        ])
+        .collect();
+    let tables = with(|p| p.ingress([rule_from(peers)]));
+    assert_eq!(tables.classes, 2);
+    assert_eq!((tables.prefixes.len(), tables.addresses.len()), (1, 0));
+    assert_eq!(tables.policies[0].rows.len(), 1);
 }
 
 #[test]

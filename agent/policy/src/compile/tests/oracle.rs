@@ -53,7 +53,7 @@ fn read(
         match matching.into_iter().next() {
             Some((_, _, RuleAction::Pass)) => {}
             Some((policy, index, action)) => {
-                let policy = policy.name.clone();
+                let policy = policy.name.clone().into();
                 let rule = RuleRef {
                     policy,
                     index: index as u32,

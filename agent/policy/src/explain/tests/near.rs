@@ -250,18 +250,19 @@ fn decision(world: &World, probe: &ResolvedProbe, direction: Direction) -> Optio
 }
 
 fn relaxed(world: &World, step: &Step, direction: Direction, relax: impl Fn(&mut Rule)) -> World {
-    let mut world = world.clone();
-    for (name, policy) in &mut world.policies {
+    let mut relaxed = world.clone();
+    for (name, policy) in &world.policies {
         if name.to_string() == step.policy {
-            let policy = Arc::make_mut(policy);
+            let mut policy = (**policy).clone();
             let rules = match direction {
                 Direction::Ingress => policy.ingress.as_mut(),
                 Direction::Egress => policy.egress.as_mut(),
             };
             relax(&mut rules.unwrap()[step.rule as usize]);
+            relaxed.policies.insert(name.clone(), Arc::new(policy));
         }
     }
-    world
+    relaxed
 }
 
 proptest! {

@@ -22,8 +22,9 @@ fn without(world: &World, checks: &[Check]) -> (World, usize) {
             continue;
         }
         count += 1;
-        let policy = reduced.policies.get_mut(&finding.policy).unwrap();
-        remove(Arc::make_mut(policy), &finding.field);
+        let mut policy = Arc::clone(&reduced.policies[&finding.policy]);
+        remove(Arc::make_mut(&mut policy), &finding.field);
+        reduced.policies.insert(finding.policy.clone(), policy);
     }
     (reduced, count)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_common::addr;
-use portcullis_policy::compile;
+use portcullis_policy::Compiler;
 use portcullis_policy::model::{
     LabelSelector, Labels, NamespaceScope, Peer, Peers, PodSelector, Policy, Port, PortMatch,
     Ports, Protocol, Requirement, Rule, RuleAction, Workload, World,
@@ -152,19 +152,55 @@ pub(super) fn walk() -> impl Strategy<Value = Vec<Desired>> {
             node: "n1".to_owned(),
             ..World::default()
         };
+        let mut compiler = Compiler::default();
         let mut walk = Vec::new();
         for step in std::iter::once(first).chain(steps) {
             for change in step {
                 change_world(&mut world, change);
             }
-            walk.push(desired_of(&world));
+            walk.push(desired_of(&mut compiler, &world));
         }
         walk
     })
 }
 
-fn desired_of(world: &World) -> Desired {
-    let tables = compile(world);
+/// Two ways from an empty cluster to the same one: the last word on each object, in any order.
+pub(super) fn two_ways() -> impl Strategy<Value = [Vec<Desired>; 2]> {
+    let subject = |change: &Change| match change {
+        Change::Pod(name, _) => format!("pod {name}"),
+        Change::Namespace(name, _) => format!("namespace {name}"),
+        Change::Policy(name, _) => format!("policy {name}"),
+    };
+    prop::collection::vec(change(), 10..50)
+        .prop_flat_map(move |changes| {
+            let mut last: Vec<Change> = Vec::new();
+            for change in changes {
+                last.retain(|before| subject(before) != subject(&change));
+                last.push(change);
+            }
+            let order = || (Just(last.clone()).prop_shuffle(), 1..4_usize);
+            [order(), order()]
+        })
+        .prop_map(|ways| {
+            ways.map(|(changes, at_once)| {
+                let mut world = World {
+                    node: "n1".to_owned(),
+                    ..World::default()
+                };
+                let mut compiler = Compiler::default();
+                let steps = changes.chunks(at_once).map(|step| {
+                    for change in step {
+                        change_world(&mut world, change.clone());
+                    }
+                    desired_of(&mut compiler, &world)
+                });
+                steps.collect()
+            })
+        })
+}
+
+fn desired_of(compiler: &mut Compiler, world: &World) -> Desired {
+    let tables = compiler.compile(world);
     let local = PODS.iter().zip(INTERFACES).filter_map(|(pod, ifindex)| {
         let policies = tables.endpoints.get(*pod)?;
         Some((
@@ -179,7 +215,7 @@ fn desired_of(world: &World) -> Desired {
     });
     Desired {
         endpoints: local.collect(),
-        tables: tables.clone(),
+        tables: Arc::clone(&tables),
         ..Desired::default()
     }
 }

@@ -3,13 +3,14 @@
 //! It refuses what does not fit, reads back as a fresh agent would, and knows every verdict that a program can reach which runs while the agent
 //! writes ([`Readers`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use portcullis_common::abi::{Cell, Config, Endpoint, L4Set, SLOTS, config_flags};
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::policy::{self, Decision, Lookup, WORLD, decide, match_ranges};
 
-use super::super::super::state::{Action, PolicyState, PortSet, State};
+use super::super::super::state::{Action, PortSet, State};
 
 /// A packet that opens a connection of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +55,7 @@ pub(super) struct Kernel {
     cidrs: Vec<(u32, Addr, u32)>,
     rows: HashMap<(u32, u32), Cell>,
     defaults: HashMap<u32, Cell>,
-    sets: HashMap<u32, (L4Set, PortSet)>,
+    sets: HashMap<u32, (L4Set, Arc<PortSet>)>,
     pub(super) endpoints: HashMap<u32, Endpoint>,
     slots: HashMap<u16, u32>,
     services: HashSet<(Addr, u16, u8)>,
@@ -86,9 +87,20 @@ impl Kernel {
         let room = self.room;
         match action {
             Action::PutSet { id, set } => {
-                put(&mut self.sets, *id, (set.record(), set.clone()), room.sets)?;
+                put(
+                    &mut self.sets,
+                    *id,
+                    (set.record(), Arc::clone(set)),
+                    room.sets,
+                )?;
             }
-            Action::DropSet { id } => drop(self.sets.remove(id)),
+            Action::DropSet { id, set } => {
+                let known = self.sets.remove(id);
+                assert!(
+                    known.is_none_or(|(_, known)| known == *set),
+                    "{id} is another set"
+                );
+            }
             Action::PutRow {
                 policy,
                 identity,
@@ -149,30 +161,39 @@ impl Kernel {
 
     /// What a fresh agent reads from the pins.
     pub(super) fn read(&self) -> State {
-        let mut policies: BTreeMap<u32, PolicyState> = BTreeMap::new();
+        // `Lookup` has a `default` too.
+        let mut state = <State as Default>::default();
+        let mut note = |action: Action| state.apply(&action);
+        for (addr, identity) in &self.peers {
+            let (addr, identity) = (*addr, *identity);
+            note(Action::PutPeer { addr, identity });
+        }
+        for (length, addr, identity) in &self.cidrs {
+            let (prefix, identity) = ((*length, *addr), *identity);
+            note(Action::PutCidr { prefix, identity });
+        }
         for ((policy, identity), cell) in &self.rows {
-            let state = policies.entry(*policy).or_default();
-            state.rows.insert(*identity, (*cell).into());
+            note(Action::PutRow {
+                policy: *policy,
+                identity: *identity,
+                cell: (*cell).into(),
+            });
         }
         for (policy, cell) in &self.defaults {
-            policies.entry(*policy).or_default().default = Some((*cell).into());
+            let (policy, cell) = (*policy, (*cell).into());
+            note(Action::PutDefault { policy, cell });
         }
-        State {
-            peers: self.peers.clone().into_iter().collect(),
-            cidrs: self.cidrs.iter().map(|c| ((c.0, c.1), c.2)).collect(),
-            policies,
-            sets: self
-                .sets
-                .iter()
-                .map(|(id, (_, set))| (*id, set.clone()))
-                .collect(),
-            endpoints: self.endpoints.clone().into_iter().collect(),
-            slots: self.slots.clone().into_iter().collect(),
-            services: self.services.clone().into_iter().collect(),
-            nodes: self.nodes.clone().into_iter().collect(),
-            cgroups: self.cgroups.clone().into_iter().collect(),
-            config: self.config,
+        for (id, (_, set)) in &self.sets {
+            let (id, set) = (*id, Arc::new(PortSet::clone(set)));
+            note(Action::PutSet { id, set });
         }
+        state.services.extend(&self.services);
+        state.nodes.extend(&self.nodes);
+        state.endpoints = self.endpoints.clone().into_iter().collect();
+        state.slots = self.slots.clone().into_iter().collect();
+        state.cgroups = self.cgroups.clone().into_iter().collect();
+        state.config = self.config;
+        state
     }
 
     /// Room for `more` entries in one of the maps, and enough in the others.

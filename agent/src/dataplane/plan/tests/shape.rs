@@ -26,16 +26,16 @@ impl Shape {
         let mut members: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
         // Longer than any prefix, so that an exact address is never mistaken for one.
         let exact = state
-            .peers
+            .peers()
             .iter()
             .map(|(addr, identity)| ((129, *addr), *identity));
-        for (atom, identity) in exact.chain(state.cidrs.iter().map(|(k, v)| (*k, *v))) {
+        for (atom, identity) in exact.chain(state.cidrs().iter().map(|(k, v)| (*k, *v))) {
             members.entry(identity).or_default().insert(atom);
         }
         members.entry(WORLD).or_default().insert((0, [0xff; 16]));
         let cell = |cell: &CellState| match cell {
             CellState::All(action, rule) => Ok((*action, *rule)),
-            CellState::Ports(set) => Err(state.sets.get(set).cloned()),
+            CellState::Ports(set) => Err(state.sets().get(set).map(|set| PortSet::clone(set))),
         };
         let policy = |policy: &PolicyState| -> PolicyShape {
             let default = policy.default.as_ref().map(cell);
@@ -49,7 +49,7 @@ impl Shape {
         };
         let endpoints = state.endpoints.iter().map(|(ifindex, endpoint)| {
             let ids = endpoint.ingress.iter().chain(&endpoint.egress);
-            let obeys = ids.map(|id| state.policies.get(id).map(policy).ok_or(*id));
+            let obeys = ids.map(|id| state.policies().get(id).map(|of| policy(of)).ok_or(*id));
             (
                 *ifindex,
                 endpoint.uid,
@@ -58,9 +58,14 @@ impl Shape {
                 obeys.collect(),
             )
         });
-        let mut policies: Vec<PolicyShape> = state.policies.values().map(policy).collect();
+        let mut policies: Vec<PolicyShape> =
+            state.policies().values().map(|of| policy(of)).collect();
         policies.sort();
-        let mut sets: Vec<PortSet> = state.sets.values().cloned().collect();
+        let mut sets: Vec<PortSet> = state
+            .sets()
+            .values()
+            .map(|set| PortSet::clone(set))
+            .collect();
         sets.sort();
         Self {
             identities: members.values().cloned().collect(),

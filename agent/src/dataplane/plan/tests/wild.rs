@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use portcullis_common::abi::endpoint_flags;
@@ -46,7 +47,7 @@ const POLICIES: usize = 4;
 
 fn rule(index: u32) -> RuleRef {
     RuleRef {
-        policy: reference("a", "p"),
+        policy: reference("a", "p").into(),
         index,
         direction: Direction::Ingress,
     }
@@ -138,8 +139,52 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-fn apply(desired: &mut Desired, edit: Edit) {
-    let tables = &mut desired.tables;
+/// Tables in a form that is easily changed.
+#[derive(Default)]
+struct Draft {
+    addresses: BTreeMap<IpAddr, ClassIx>,
+    prefixes: BTreeMap<IpNet, ClassIx>,
+    policies: Vec<PolicyDraft>,
+    endpoints: BTreeMap<String, EndpointPolicies>,
+}
+
+#[derive(Clone)]
+struct PolicyDraft {
+    default: Cell,
+    rows: BTreeMap<ClassIx, Cell>,
+    isolated_by: Vec<PolicyRef>,
+}
+
+impl Draft {
+    fn tables(&self) -> Tables {
+        Tables {
+            classes: CLASSES,
+            addresses: Arc::new(self.addresses.clone().into_iter().collect()),
+            prefixes: Arc::new(self.prefixes.clone()),
+            policies: self.policies.iter().map(PolicyDraft::table).collect(),
+            endpoints: self.endpoints.clone(),
+        }
+    }
+}
+
+impl PolicyDraft {
+    /// Every row has a cell of its own, equal or not.
+    fn table(&self) -> Arc<PolicyTable> {
+        let rows = self.rows.iter().filter(|(_, cell)| **cell != self.default);
+        let (rows, cells) = rows
+            .zip(0..)
+            .map(|((class, cell), place)| ((*class, place), Arc::new(cell.clone())))
+            .unzip();
+        Arc::new(PolicyTable {
+            isolated_by: self.isolated_by.clone(),
+            default: Arc::new(self.default.clone()),
+            rows,
+            cells,
+        })
+    }
+}
+
+fn apply(desired: &mut Desired, tables: &mut Draft, edit: Edit) {
     match edit {
         Edit::Address(address, class) => set(&mut tables.addresses, ip(address), class),
         Edit::Prefix(prefix, class) => {
@@ -180,15 +225,12 @@ fn apply(desired: &mut Desired, edit: Edit) {
         }
         Edit::Service(port) => {
             let service = (address_bytes(ip(4)), port, 6);
-            if !desired.services.remove(&service) {
-                desired.services.insert(service);
+            let services = Arc::make_mut(&mut desired.services);
+            if !services.remove(&service) {
+                services.insert(service);
             }
         }
         Edit::Node(address, own) => set(&mut desired.nodes, address_bytes(ip(address)), own),
-    }
-    for policy in &mut tables.policies {
-        let default = policy.default.clone();
-        policy.rows.retain(|_, cell| *cell != default);
     }
     let PodsOf(pods) = PodsOf::new();
     for want in desired.endpoints.values_mut() {
@@ -200,6 +242,7 @@ fn apply(desired: &mut Desired, edit: Edit) {
                 .unwrap_or_default();
         }
     }
+    desired.tables = Arc::new(tables.tables());
 }
 
 struct PodsOf(BTreeMap<[u8; 16], &'static str>);
@@ -227,23 +270,20 @@ pub(super) fn walk() -> impl Strategy<Value = Vec<Desired>> {
     let moves = prop::collection::vec(a_move(), 1..7);
     let steps = prop::collection::vec(prop_oneof![some, moves], 1..5);
     (prop::collection::vec(edit(), 20..50), steps).prop_map(|(first, steps)| {
-        let table = PolicyTable {
+        let policy = PolicyDraft {
             default: cells()[0].clone(),
             rows: BTreeMap::new(),
             isolated_by: vec![reference("a", "p")],
         };
-        let mut desired = Desired {
-            tables: Tables {
-                classes: CLASSES,
-                policies: vec![table; POLICIES],
-                ..Tables::default()
-            },
-            ..Desired::default()
+        let mut tables = Draft {
+            policies: vec![policy; POLICIES],
+            ..Draft::default()
         };
+        let mut desired = Desired::default();
         let mut walk = Vec::new();
         for step in std::iter::once(first).chain(steps) {
             for edit in step {
-                apply(&mut desired, edit);
+                apply(&mut desired, &mut tables, edit);
             }
             walk.push(desired.clone());
         }
