@@ -16,6 +16,8 @@ pub mod report;
 pub mod rounds;
 mod sys;
 
+pub(crate) use sys::pinned;
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;

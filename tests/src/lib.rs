@@ -6,8 +6,10 @@
 //! scene (a lab and the real agent)  -> traffic, single packets, kernel objects: what happens, what is left
 //! cluster (a real one, the real agents)  -> the same through the real API, on several nodes
 //! bench (the same, on bare devices)  -> what a packet costs
+//! scale (a large cluster, the agent's own stages)  -> what a change costs, what tables weigh
 //! ```
-//! Oracle, probes and worlds depend on none of the crates under test; a scene uses the lab, and the agent only as a program.
+//! Oracle, probes and worlds depend on none of the crates under test; a scene uses the lab, and the agent only as a program. `scale` alone calls the
+//! agent's stages one by one, because a program does not tell how long each took.
 
 pub mod bench;
 pub mod binary;
@@ -15,6 +17,7 @@ pub mod cluster;
 pub mod directory;
 pub mod oracle;
 pub mod probe;
+pub mod scale;
 pub mod scene;
 pub mod seeds;
 pub mod world;

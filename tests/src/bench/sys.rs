@@ -83,7 +83,7 @@ pub(super) fn info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
 }
 
 /// A pinned program.
-pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
