@@ -6,6 +6,9 @@
 //! ```
 //! `PORTCULLIS_BIN` is the binary; `portcullis_tests::seeds` says which variables choose the worlds.
 
+#[path = "agreement/giants.rs"]
+mod giants;
+
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::Path;

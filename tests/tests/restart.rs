@@ -1,4 +1,4 @@
-//! The agent is killed, stopped, started again, started twice: what is pinned decides on, nothing denied passes, nothing allowed is lost.
+//! The agent is killed, stopped, started again, started twice, finds a table full: what is pinned decides on, nothing denied passes, nothing allowed is lost.
 
 #[path = "restart/beside.rs"]
 mod beside;
@@ -8,6 +8,8 @@ mod busy;
 mod changes;
 #[path = "restart/foreign.rs"]
 mod foreign;
+#[path = "restart/full.rs"]
+mod full;
 #[path = "restart/load.rs"]
 mod load;
 #[path = "restart/others.rs"]
