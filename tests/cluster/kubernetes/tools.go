@@ -1,7 +1,7 @@
 //go:build tools
 
-// Package kubernetes pins the programs of a cluster that come from Kubernetes' own module.
-package kubernetes
+// The programs of a cluster that come from Kubernetes' own module, pinned here.
+package main
 
 import (
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
@@ -11,5 +11,4 @@ import (
 	_ "k8s.io/kubernetes/cmd/kubectl"
 	_ "k8s.io/kubernetes/cmd/kubelet"
 	_ "k8s.io/kubernetes/test/e2e"
-	_ "k8s.io/kubernetes/test/images/agnhost"
 )

@@ -33,7 +33,7 @@ const MODULES: &[Module] = &[
             ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
             ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-            ("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
+            ("agnhost", "."),
             (E2E, "k8s.io/kubernetes/test/e2e"),
         ],
     },
