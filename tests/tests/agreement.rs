@@ -51,7 +51,7 @@ fn the_programs_agree_with_the_oracle_by_test_run() {
 
 #[test]
 fn the_programs_agree_with_the_oracle_by_packets() {
-    in_the_lab("packets", seeds(200, 600));
+    in_the_lab("packets", seeds(60, 600));
 }
 
 /// Several worlds at a time: most of a lab's life is waiting for the kernel to take its namespaces down.
