@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
+use imbl::OrdMap;
 use portcullis_common::abi::{Event, direction, hook};
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::{icmp, reason};
 use portcullis_policy::model::{self, Workload};
-use portcullis_policy::shared::SharedMap;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
@@ -28,7 +28,7 @@ pub struct Lookup {
     /// Pod uids by slot and generation.
     pub endpoints: BTreeMap<(u16, u8), String>,
     /// Pods by address.
-    pub pods: SharedMap<IpAddr, Arc<Workload>>,
+    pub pods: OrdMap<IpAddr, Arc<Workload>>,
 }
 
 impl Lookup {

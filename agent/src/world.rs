@@ -20,8 +20,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use imbl::OrdMap;
 use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
-use portcullis_policy::shared::SharedMap;
 
 use self::pods::Pods;
 pub use backends::{Backends, Lacks, WantedPort};
@@ -46,7 +46,7 @@ pub struct World {
     /// Addresses of local pods as the CNI gave them, by uid.
     cni_addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Who has an address; of several who claim it, whoever said so last.
-    owners: SharedMap<IpAddr, Arc<Workload>>,
+    owners: OrdMap<IpAddr, Arc<Workload>>,
     generation: u64,
     services_generation: u64,
 }
@@ -66,7 +66,7 @@ impl World {
             refused: BTreeMap::new(),
             feeds: Kind::FED.map(|kind| (kind, Feed::default())).into(),
             cni_addresses: BTreeMap::new(),
-            owners: SharedMap::default(),
+            owners: OrdMap::new(),
             generation: 0,
             services_generation: 0,
         }
@@ -129,7 +129,7 @@ impl World {
 
     /// Pods by address. Cheap.
     #[must_use]
-    pub fn owners(&self) -> SharedMap<IpAddr, Arc<Workload>> {
+    pub fn owners(&self) -> OrdMap<IpAddr, Arc<Workload>> {
         self.owners.clone()
     }
 

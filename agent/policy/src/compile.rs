@@ -22,6 +22,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
+
 use crate::asked::{Asked, Changed};
 use crate::cell::Names;
 use crate::govern::Governed;
@@ -86,15 +88,17 @@ impl Compiler {
 
     fn bring_to(&mut self, world: &World) {
         let before = std::mem::replace(&mut self.seen, world.clone());
-        let workloads: Vec<WorkloadChange<'_>> = world
-            .workloads
-            .differences(&before.workloads)
-            .into_iter()
-            .map(|(_, before, after)| (before, after))
+        let workloads = before.workloads.diff(&world.workloads);
+        let workloads: Vec<WorkloadChange<'_>> = workloads
+            .map(|item| match item {
+                DiffItem::Add(_, after) => (None, Some(after)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, before) => (Some(before), None),
+            })
             .collect();
         let relabelled = relabelled(&before.namespaces, &world.namespaces);
         let mut governs_anew = !relabelled.is_empty()
-            || !before.policies.is(&world.policies)
+            || !before.policies.ptr_eq(&world.policies)
             || !before.tiers.is(&world.tiers);
         for (before, after) in &workloads {
             governs_anew |= self.note_local(*before, *after);

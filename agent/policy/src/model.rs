@@ -9,9 +9,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
-use crate::shared::{Shared, SharedMap};
+use crate::shared::Shared;
 
 /// Labels of an object; keys and values compare byte by byte.
 pub type Labels = BTreeMap<String, String>;
@@ -24,13 +25,13 @@ pub struct World {
     /// Labels of each namespace; `kubernetes.io/metadata.name` is already among them.
     pub namespaces: Shared<BTreeMap<String, Labels>>,
     /// All pods of the cluster by uid, also those without addresses.
-    pub workloads: SharedMap<String, Arc<Workload>>,
+    pub workloads: OrdMap<String, Arc<Workload>>,
     /// Nodes by name.
-    pub nodes: SharedMap<String, Node>,
+    pub nodes: OrdMap<String, Node>,
     /// Tiers by name; `default` exists even when absent here.
     pub tiers: Shared<BTreeMap<String, Tier>>,
     /// All policies by their reference.
-    pub policies: SharedMap<PolicyRef, Arc<Policy>>,
+    pub policies: OrdMap<PolicyRef, Arc<Policy>>,
 }
 
 /// A pod as far as policy can tell.

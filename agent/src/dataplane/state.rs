@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use portcullis_common::abi::{Cell, Config, Endpoint, L4Set, ServiceKey};
 use portcullis_common::addr::Addr;
 use portcullis_common::policy::{self, Decision, Lookup, WORLD, action};
-use portcullis_policy::shared::{Shared, SharedMap};
+use portcullis_policy::shared::Shared;
 
 use uses::Uses;
 
@@ -76,8 +77,8 @@ impl From<Cell> for CellState {
 /// Everything that the agent writes. A copy shares what it has with the original: a plan begins with one.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    peers: SharedMap<Addr, u32>,
-    cidrs: SharedMap<Prefix, u32>,
+    peers: OrdMap<Addr, u32>,
+    cidrs: OrdMap<Prefix, u32>,
     policies: BTreeMap<u32, Arc<PolicyState>>,
     sets: Shared<BTreeMap<u32, Arc<PortSet>>>,
     /// The same, found by content.
@@ -194,13 +195,13 @@ impl fmt::Display for Action {
 impl State {
     /// `pc_peers`.
     #[must_use]
-    pub fn peers(&self) -> &SharedMap<Addr, u32> {
+    pub fn peers(&self) -> &OrdMap<Addr, u32> {
         &self.peers
     }
 
     /// `pc_cidrs`.
     #[must_use]
-    pub fn cidrs(&self) -> &SharedMap<Prefix, u32> {
+    pub fn cidrs(&self) -> &OrdMap<Prefix, u32> {
         &self.cidrs
     }
 
@@ -407,14 +408,14 @@ impl Lookup for State {
 
 /// Longest-prefix look-ups in an ordered map: one probe for each prefix length in use.
 pub struct Longest<'a, V> {
-    map: &'a SharedMap<Prefix, V>,
+    map: &'a OrdMap<Prefix, V>,
     lengths: Vec<u32>,
 }
 
 impl<'a, V> Longest<'a, V> {
     /// Notes which lengths occur.
     #[must_use]
-    pub fn new(map: &'a SharedMap<Prefix, V>) -> Self {
+    pub fn new(map: &'a OrdMap<Prefix, V>) -> Self {
         let lengths: BTreeSet<u32> = map.keys().map(|(length, _)| *length).collect();
         Self {
             map,
@@ -636,7 +637,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let addr = portcullis_common::addr::mapped([10, 1, 2, 3]);
-        let map = SharedMap::from_iter([
+        let map = OrdMap::from_iter([
             ((96 + 8, masked(&addr, 104)), 2),
             ((96 + 24, masked(&addr, 120)), 3),
         ]);

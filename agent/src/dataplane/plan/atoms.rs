@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use imbl::OrdMap;
 use portcullis_common::addr::{self, Addr};
 use portcullis_common::policy::WORLD;
-use portcullis_policy::shared::SharedMap;
 use portcullis_policy::tables::{ClassIx, Tables};
 
 use super::super::state::{Longest, Prefix, State, masked};
@@ -71,7 +71,7 @@ impl Pairs {
 
 impl Atoms {
     pub(super) fn new(state: &State, tables: &Tables) -> Self {
-        let mut classes: SharedMap<Prefix, ClassIx> = tables
+        let mut classes: OrdMap<Prefix, ClassIx> = tables
             .prefixes
             .iter()
             .map(|(net, class)| (prefix(net), *class))

@@ -187,7 +187,8 @@ fn happen(world: &mut World, event: Event) {
         Event::Namespace(name, None) => drop(world.namespaces.remove(name)),
         Event::Policy(number, policy) => {
             let name = format!("p{number}");
-            world.policies.retain(|of, _| of.name != name);
+            let gone = world.policies.keys().find(|of| of.name == name).cloned();
+            gone.map(|of| world.policies.remove(&of));
             if let Some(mut policy) = policy {
                 policy.name.name = name;
                 let of = policy.name.clone();

@@ -134,9 +134,9 @@ fn change_world(world: &mut World, change: Change) {
             drop(world.namespaces.insert(name.to_owned(), color(label)));
         }
         Change::Policy(name, policy) => {
-            world
-                .policies
-                .retain(|key, _| key.name != format!("p{name}"));
+            let own = format!("p{name}");
+            let gone = world.policies.keys().find(|key| key.name == own).cloned();
+            gone.map(|key| world.policies.remove(&key));
             world
                 .policies
                 .extend(policy.map(|policy| (policy.name.clone(), policy)));
