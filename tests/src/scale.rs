@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod node;
+mod objects;
 pub mod report;
 pub mod weight;
 

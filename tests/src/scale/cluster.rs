@@ -1,14 +1,15 @@
 //! A large cluster in the agent's own words: pods of a thousand kinds on a thousand nodes, policies for all of them, and single changes.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use portcullis::kube::{Change, Entry, Key, Kind, Object, Pod};
+use portcullis::kube::{Change, Entry, Key, Kind, Object};
 use portcullis_policy::model::{
-    LabelSelector, Labels, NamespaceScope, Node, Peer, Peers, PodSelector, Policy, PolicyKind,
-    PolicyRef, Port, PortMatch, Ports, Protocol, Requirement, Rule, RuleAction, Workload,
+    LabelSelector, Labels, NamespaceScope, Node, Peer, Peers, PodSelector, Policy, Port, PortMatch,
+    Ports, Protocol, Rule, RuleAction,
 };
+
+use super::objects::{self, entry, policy_entry, requires};
 
 /// The node that gets tables.
 pub const NODE: &str = "node-0";
@@ -186,18 +187,6 @@ fn gone(number: u32) -> Change {
     Change::Delete { key, uid: None }
 }
 
-fn entry(kind: Kind, namespace: Option<String>, name: String, object: Object) -> Entry {
-    Entry {
-        key: Key {
-            kind,
-            namespace,
-            name,
-        },
-        object: Some(object),
-        problems: Vec::new(),
-    }
-}
-
 fn namespace(number: u32, team: &str) -> Entry {
     let name = namespace_name(number);
     let labels = Labels::from([
@@ -230,28 +219,8 @@ fn pod(scale: &Scale, number: u32, app: u32) -> Entry {
     if number < scale.local {
         labels.insert("subject".to_owned(), format!("app{number}"));
     }
-    let (namespace, name) = pod_name(number);
-    let workload = Workload {
-        uid: format!("0000000b-0000-4000-8000-{number:012x}"),
-        namespace: namespace.clone(),
-        name: name.clone(),
-        labels: labels.into(),
-        service_account: "default".into(),
-        node: Some(format!("node-{}", number / scale.local).into()),
-        addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))],
-        host_network: false,
-        finished: false,
-        ports: Arc::default(),
-    };
-    let pod = Pod {
-        workload: Arc::new(workload),
-        created_secs: None,
-        terminating: false,
-        withdrawn: false,
-        static_uid: None,
-        host_ports: Box::default(),
-    };
-    entry(Kind::Pod, Some(namespace), name, Object::Pod(pod))
+    let node = format!("node-{}", number / scale.local);
+    objects::pod(number, &namespace_name(number), &node, labels)
 }
 
 fn pod_name(number: u32) -> (String, String) {
@@ -284,31 +253,8 @@ fn policy(number: u32, key: &str, app: u32, salt: u32) -> Entry {
 }
 
 fn named_policy(name: &str, key: &str, app: u32) -> Policy {
-    let namespace = namespace_name(app);
-    Policy {
-        name: PolicyRef {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some(namespace.clone()),
-            name: name.to_owned(),
-        },
-        tier: "default".to_owned(),
-        order: 1000.0,
-        subject: PodSelector {
-            namespaces: NamespaceScope::Named(namespace),
-            pods: requires(key, &format!("app{app}")),
-        },
-        ingress: None,
-        egress: None,
-    }
-}
-
-fn policy_entry(policy: Policy) -> Entry {
-    entry(
-        Kind::NetworkPolicy,
-        policy.name.namespace.clone(),
-        policy.name.name.clone(),
-        Object::Policy(Arc::new(policy)),
-    )
+    let subject = requires(key, &format!("app{app}"));
+    objects::policy(&namespace_name(app), name, subject)
 }
 
 fn rule(policy: u32, rule: u32) -> Rule {
@@ -349,9 +295,4 @@ fn tcp(first: u16) -> Ports {
         protocol: Protocol::TCP,
         port: PortMatch::Range(first, first + 2),
     }])
-}
-
-fn requires(key: &str, value: &str) -> LabelSelector {
-    let values = vec![value.to_owned()];
-    LabelSelector(vec![Requirement::In(key.to_owned(), values)])
 }

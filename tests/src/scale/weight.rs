@@ -1,18 +1,17 @@
 //! What tables weigh in the kernel: 10,000 peers of 30 workloads.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use anyhow::Result;
-use portcullis::kube::{Change, Entry, Key, Kind, Object, Pod};
+use portcullis::kube::{Change, Entry, Kind, Object};
 use portcullis_policy::model::{
-    LabelSelector, Labels, NamespaceScope, Peer, Peers, PodSelector, Policy, PolicyKind, PolicyRef,
-    Port, PortMatch, Ports, Protocol, Requirement, Rule, RuleAction, Workload,
+    Labels, NamespaceScope, Peer, Peers, PodSelector, Policy, Port, PortMatch, Ports, Protocol,
+    Rule, RuleAction,
 };
 
 use super::cluster::NODE;
 use super::node::Node;
+use super::objects::{self, entry, policy_entry, requires};
 
 /// Pods that policies allow.
 pub const PEERS: u32 = 10_000;
@@ -21,6 +20,8 @@ pub const WORKLOADS: u32 = 30;
 /// Kinds of peers: a policy has a rule and a port for each.
 pub const GROUPS: u32 = 100;
 
+/// The namespace of all of them.
+const SHOP: &str = "shop";
 /// Maps that grow with policies and peers; the others are there for packets.
 const OF_POLICY: [&str; 7] = [
     "pc_peers",
@@ -70,7 +71,12 @@ fn lists() -> Vec<Change> {
     let peers =
         (0..PEERS).map(|number| pod(WORKLOADS + number, "node-1", "group", number % GROUPS));
     let policies = (0..WORKLOADS).map(policy);
-    let namespace = entry(Kind::Namespace, "shop", Object::Namespace(Labels::new()));
+    let namespace = entry(
+        Kind::Namespace,
+        None,
+        SHOP,
+        Object::Namespace(Labels::new()),
+    );
     let reset = |kind, live| Change::Reset { kind, live };
     vec![
         reset(Kind::Namespace, vec![namespace]),
@@ -79,75 +85,30 @@ fn lists() -> Vec<Change> {
     ]
 }
 
-fn entry(kind: Kind, name: &str, object: Object) -> Entry {
-    Entry {
-        key: Key {
-            kind,
-            namespace: kind.namespaced().then(|| "shop".to_owned()),
-            name: name.to_owned(),
-        },
-        object: Some(object),
-        problems: Vec::new(),
-    }
-}
-
 fn pod(number: u32, node: &str, key: &str, value: u32) -> Entry {
-    let name = format!("pod-{number}");
-    let workload = Workload {
-        uid: format!("0000000b-0000-4000-8000-{number:012x}"),
-        namespace: "shop".to_owned(),
-        name: name.clone(),
-        labels: Labels::from([(key.to_owned(), value.to_string())]).into(),
-        service_account: "default".into(),
-        node: Some(node.into()),
-        addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))],
-        host_network: false,
-        finished: false,
-        ports: Arc::default(),
-    };
-    let pod = Pod {
-        workload: Arc::new(workload),
-        created_secs: None,
-        terminating: false,
-        withdrawn: false,
-        static_uid: None,
-        host_ports: Box::default(),
-    };
-    entry(Kind::Pod, &name, Object::Pod(pod))
+    let labels = Labels::from([(key.to_owned(), value.to_string())]);
+    objects::pod(number, SHOP, node, labels)
 }
 
 fn policy(number: u32) -> Entry {
-    let name = format!("db-{number}");
     let rules = (0..GROUPS).map(|group| {
         let port = (1000 + number * GROUPS + group) as u16;
+        let peer = PodSelector {
+            namespaces: NamespaceScope::Named(SHOP.to_owned()),
+            pods: requires("group", &group.to_string()),
+        };
         Rule {
             action: RuleAction::Allow,
-            peers: Peers::OneOf(vec![Peer::Pods(selector("group", group))]),
+            peers: Peers::OneOf(vec![Peer::Pods(peer)]),
             ports: Ports::OneOf(vec![Port {
                 protocol: Protocol::TCP,
                 port: PortMatch::Range(port, port),
             }]),
         }
     });
-    let policy = Policy {
-        name: PolicyRef {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some("shop".to_owned()),
-            name: name.clone(),
-        },
-        tier: "default".to_owned(),
-        order: 1000.0,
-        subject: selector("db", number),
+    let subject = requires("db", &number.to_string());
+    policy_entry(Policy {
         ingress: Some(rules.collect()),
-        egress: None,
-    };
-    entry(Kind::NetworkPolicy, &name, Object::Policy(Arc::new(policy)))
-}
-
-fn selector(key: &str, value: u32) -> PodSelector {
-    let values = vec![value.to_string()];
-    PodSelector {
-        namespaces: NamespaceScope::Named("shop".to_owned()),
-        pods: LabelSelector(vec![Requirement::In(key.to_owned(), values)]),
-    }
+        ..objects::policy(SHOP, &format!("db-{number}"), subject)
+    })
 }

@@ -169,28 +169,19 @@ fn writes<const N: usize>(of: [(&'static str, usize); N]) -> BTreeMap<&'static s
 fn a_policy_of_a_thousand_peers_for_fifty_pods_takes_about_as_many_writes() {
     let label = vec![Peer::Pods(in_shop("app=web"))];
     let one_by_one = (50..1050).map(|number| Peer::Pods(in_shop(&format!("number={number}"))));
+    let by_addresses = writes([
+        ("peers", 1000),
+        ("rows", 1),
+        ("port sets", 1),
+        ("policies", 1),
+        ("endpoints", 50),
+    ]);
     for (what, peers, expected) in [
-        (
-            "pods by a label",
-            label,
-            writes([
-                ("peers", 1000),
-                ("rows", 1),
-                ("port sets", 1),
-                ("policies", 1),
-                ("endpoints", 50),
-            ]),
-        ),
+        ("pods by a label", label, by_addresses.clone()),
         (
             "pods by a selector each",
             one_by_one.collect(),
-            writes([
-                ("peers", 1000),
-                ("rows", 1),
-                ("port sets", 1),
-                ("policies", 1),
-                ("endpoints", 50),
-            ]),
+            by_addresses.clone(),
         ),
         (
             "ipBlocks",
