@@ -1,4 +1,4 @@
-//! The images that every node has: made of one or two static programs each, by our own hand.
+//! The images that every node has: made of a few static programs each, by our own hand.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,8 @@ int main(void) {
 struct Recipe {
     file: &'static str,
     names: &'static [&'static str],
-    program: &'static str,
+    /// The first is its entry point.
+    programs: &'static [&'static str],
     arguments: &'static [&'static str],
     /// Whether the box's programs are in it too.
     boxed: bool,
@@ -79,33 +80,33 @@ const RECIPES: &[Recipe] = &[
     Recipe {
         file: "pause",
         names: &[PAUSE, "registry.k8s.io/pause:3.10.1"],
-        program: "pause",
+        programs: &["pause"],
         arguments: &[],
         boxed: false,
     },
     Recipe {
         file: "box",
         names: &["cluster.test/box:1"],
-        program: "",
+        programs: &[],
         arguments: &["/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait"],
         boxed: true,
     },
     Recipe {
         file: "agnhost",
-        // The tags of test/utils/image/manifest.go, and the one that Cyclonus asks for.
+        // The tags of test/utils/image/manifest.go, and what Cyclonus asks for.
         names: &[
             "registry.k8s.io/e2e-test-images/agnhost:2.63.0",
             "registry.k8s.io/e2e-test-images/agnhost:2.55",
-            "registry.k8s.io/e2e-test-images/agnhost:2.43",
+            "docker.io/mfenwick100/cyclonus-worker:latest",
         ],
-        program: "agnhost",
+        programs: &["agnhost", "worker"],
         arguments: &[],
         boxed: true,
     },
     Recipe {
         file: "coredns",
         names: &["cluster.test/coredns:1"],
-        program: "coredns",
+        programs: &["coredns"],
         arguments: &[],
         boxed: false,
     },
@@ -119,24 +120,25 @@ pub(crate) fn ready(layout: &Layout, programs: &Programs) -> Result<Vec<PathBuf>
     let busybox = guest::busybox("the cluster's images")?;
     let mut files = Vec::new();
     for recipe in RECIPES {
-        let program = match recipe.program {
-            "" => None,
-            "pause" => Some(pause.clone()),
-            name => Some(programs.find(name)?),
-        };
+        let content: Vec<PathBuf> = recipe
+            .programs
+            .iter()
+            .map(|name| match *name {
+                "pause" => Ok(pause.clone()),
+                name => programs.find(name),
+            })
+            .collect::<Result<_>>()?;
         let path = folder.join(format!("{}.tar", recipe.file));
         let made_of = format!(
             "{:?} {:?} {APPLETS:?} {:?}",
-            recipe.names, recipe.arguments, program
+            recipe.names, recipe.arguments, content
         );
         let note = path.with_extension("recipe");
-        let fresh = program
-            .as_deref()
-            .is_none_or(|program| is_newer(&path, program))
+        let fresh = content.iter().all(|program| is_newer(&path, program))
             && path.exists()
             && fs::read_to_string(&note).is_ok_and(|text| text == made_of);
         if !fresh {
-            recipe.make(layout, program.as_deref(), &busybox, &path)?;
+            recipe.make(layout, &content, &busybox, &path)?;
             fs::write(&note, made_of)
                 .with_context(|| format!("cannot write {}", note.display()))?;
             say(&format!("  image {}", recipe.names[0]));
@@ -150,15 +152,17 @@ impl Recipe {
     fn make(
         &self,
         layout: &Layout,
-        program: Option<&Path>,
+        content: &[PathBuf],
         busybox: &Path,
         path: &Path,
     ) -> Result<()> {
         let mut layer = Layer::default();
         let mut entrypoint: Vec<String> = self.arguments.iter().map(ToString::to_string).collect();
-        if let Some(program) = program {
-            layer.copy(self.program, 0o755, program)?;
-            entrypoint.insert(0, format!("/{}", self.program));
+        for (name, file) in self.programs.iter().zip(content) {
+            layer.copy(name, 0o755, file)?;
+        }
+        if let Some(name) = self.programs.first() {
+            entrypoint.insert(0, format!("/{name}"));
         }
         layer.directory("tmp", 0o1777);
         if self.boxed {

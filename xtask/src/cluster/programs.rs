@@ -57,7 +57,7 @@ const MODULES: &[Module] = &[
     },
     Module {
         folder: "cyclonus",
-        programs: &[("cyclonus", "github.com/mattfenwick/cyclonus/cmd/cyclonus")],
+        programs: &[("cyclonus", "."), ("worker", "./worker")],
     },
 ];
 
@@ -216,11 +216,11 @@ impl Recipe {
             .to_owned();
         let flags = flags(module.folder, &version);
         let mut text = format!("flags {flags}\n{manifest}{}", read("go.sum")?);
-        if source.join("main.go").exists() {
-            text += &read("main.go")?;
-        }
         for (name, package) in module.programs {
             writeln!(text, "{name} {package}")?;
+            if package.starts_with('.') {
+                text += &read(&format!("{package}/main.go"))?;
+            }
         }
         Ok(Self {
             version,

@@ -4,8 +4,8 @@
 //! ```text
 //! for each destination: Cyclonus -> its tables and its log, line by line -> a verdict for each case
 //! ```
-//! A probe is tried once, a second after which it has failed. Cases change labels of namespaces with fixed
-//! names, so they run one after the other.
+//! A probe is tried once, a second after which it has failed; a pod's probes of a step go by one exec. Cases
+//! change labels of namespaces with fixed names, so they run one after the other.
 
 mod cases;
 mod section;
@@ -260,13 +260,10 @@ impl Process {
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = session
             .program("cyclonus")?
-            .args(["generate", "--verbosity=debug"])
-            // One try for each probe, and all cases: by itself it leaves some out.
-            .args(["--retries=0", "--exclude="])
+            .args(["batches", "--verbosity=debug"])
             .arg(format!("--include={}", round.include.join(",")))
             .arg(format!("--destination-type={}", round.destination.word()))
             .arg(format!("--server-protocol={protocols}"))
-            .arg("--job-timeout-seconds=1")
             .arg(format!("--perturbation-wait-seconds={wait}"))
             .stdin(Stdio::null())
             .stdout(input.try_clone().context("cannot share the pipe")?)
