@@ -1,0 +1,11 @@
+//! The responder: which role a pod has, what it may read of the metadata service, and where credentials come from.
+//!
+//! ```text
+//! objects of a pod -> role (who it is to AWS, or why nobody)
+//! connection -> origin -> request -> respond -> one write
+//! role -> cache -> source (web identity, classic) -> STS
+//! ```
+//! It knows neither Kubernetes types nor kernel maps. `agent/src/kube` reads annotations into `role`'s words; the agent says whose a
+//! connection is.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
