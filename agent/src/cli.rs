@@ -109,6 +109,12 @@ pub struct AgentArgs {
     /// Pods of this service account may reach the metadata addresses (repeatable)
     #[arg(long, value_name = "NAMESPACE/SERVICEACCOUNT", value_parser = service_account)]
     pub metadata_allow: Vec<(String, String)>,
+    /// Let `portcullis responder` answer pods' metadata requests, and hand it its sockets here [default: metadata is blocked]
+    #[arg(long, value_name = "PATH")]
+    pub responder: Option<PathBuf>,
+    /// The uid that the responder runs with: nobody else gets its sockets
+    #[arg(long, value_name = "UID", default_value_t = 65532)]
+    pub responder_uid: u32,
     /// What an interface without a known pod does; metadata is closed either way
     #[arg(long, value_enum, default_value_t = UnknownPodArg::Closed)]
     pub unknown_pod: UnknownPodArg,

@@ -27,6 +27,8 @@ pub struct Lookup {
     pub names: Names,
     /// Pod uids by slot and generation.
     pub endpoints: BTreeMap<(u16, u8), String>,
+    /// Slots and generations by address.
+    pub holders: BTreeMap<Addr, Vec<(u16, u8)>>,
     /// Pods by address.
     pub pods: OrdMap<IpAddr, Arc<Workload>>,
 }

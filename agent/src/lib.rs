@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod pipe;
 pub mod reconcile;
 pub mod report;
+pub mod responder;
 pub mod run;
 pub mod settings;
 #[cfg(feature = "lab")]

@@ -108,6 +108,8 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         host_cgroup: arguments.host_cgroup,
         own_uid: arguments.own_uid,
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
+        responder: arguments.responder,
+        responder_uid: arguments.responder_uid,
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use portcullis_common::addr::{self, Addr};
 use portcullis_common::conntrack;
 use portcullis_policy::Compiler;
 use portcullis_policy::tables::Tables;
@@ -30,6 +31,7 @@ use crate::endpoint::cgroup::{self, PodCgroup};
 use crate::endpoint::{EndpointBinding, Interface, InterfaceKind, Observed, resolve, tracked};
 use crate::failure::Failure;
 use crate::kube::Batch;
+use crate::responder::origin::Origins;
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -49,6 +51,7 @@ const SUCCESSION_PATIENCE: Duration = Duration::from_mins(5);
 /// The node's state and the hands that change it.
 pub struct Node {
     settings: Settings,
+    responder: Vec<IpAddr>,
     world: World,
     observed: Arc<Observed>,
     dataplane: Dataplane,
@@ -76,7 +79,9 @@ pub struct Node {
 
 impl Node {
     /// Opens the dataplane and puts up what needs no API data. Attaches nothing to pods yet, unless an earlier agent's tables were taken over.
-    pub fn open(settings: Settings, observed: Arc<Observed>) -> Result<Self> {
+    ///
+    /// `responder` are the addresses at which the responder listens; without any the metadata addresses are blocked.
+    pub fn open(settings: Settings, observed: Arc<Observed>, responder: &[IpAddr]) -> Result<Self> {
         // What may be wrong with the settings comes before anything is pinned.
         let cgroup = cgroup::find(settings.pod_cgroup.as_deref(), settings.own_uid.as_deref())
             .map_err(|error| error.to_string());
@@ -96,6 +101,7 @@ impl Node {
         let mut node = Self {
             world: World::new(&settings.node),
             settings,
+            responder: responder.to_vec(),
             observed,
             dataplane,
             cgroup,
@@ -149,6 +155,11 @@ impl Node {
     /// The deny events' ring; once.
     pub fn take_events(&mut self) -> Result<aya::maps::RingBuf<aya::maps::MapData>> {
         self.dataplane.take_events()
+    }
+
+    /// The table that says whose a redirected connection is.
+    pub fn origins(&self) -> Result<Origins> {
+        self.dataplane.origins()
     }
 
     /// Takes in what the feeds say.
@@ -420,8 +431,23 @@ impl Node {
                     Some(((endpoint.slot, endpoint.generation), binding.uid.clone()?))
                 })
                 .collect(),
+            holders: self.holders(),
             pods: self.world.owners(),
         }
+    }
+
+    /// Who has which address.
+    fn holders(&self) -> BTreeMap<Addr, Vec<(u16, u8)>> {
+        let mut holders: BTreeMap<Addr, Vec<(u16, u8)>> = BTreeMap::new();
+        for endpoint in self.dataplane.state().endpoints.values() {
+            for address in [endpoint.v4, endpoint.v6] {
+                if address != addr::NONE {
+                    let holder = (endpoint.slot, endpoint.generation);
+                    holders.entry(address).or_default().push(holder);
+                }
+            }
+        }
+        holders
     }
 
     /// Addresses that the node itself has.

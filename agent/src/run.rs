@@ -11,11 +11,15 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::api::{self, Request};
+use crate::dataplane::pins::this_owner;
 use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
 use crate::flowlog;
 use crate::kube::{Batch, event, manifests, watch as kube_watch};
 use crate::reconcile::{Node, rules_of_others};
+use crate::responder::address::Addresses;
+use crate::responder::link::{self, Link};
+use crate::responder::listeners;
 use crate::settings::Settings;
 
 /// How often connections that are gone are collected.
@@ -30,12 +34,18 @@ const RULES_SHARE: u32 = 100;
 pub async fn run(settings: Settings) -> Result<()> {
     // Whatever can be wrong with the settings is found before anything is attached.
     let feed = Feed::open(&settings).await?;
-    let (mut observed, _observer) = observe(&settings.cni_results)
+    let own = Addresses::of(&this_owner()?);
+    let (mut observed, _observer) = observe(&settings.cni_results, own.all().into())
         .await
         .context("watching the node's interfaces")?;
     let first = observed.borrow_and_update().clone();
+    let responder = match settings.responder {
+        Some(_) => listeners::add(&own).await?,
+        None => Vec::new(),
+    };
     let opened = settings.clone();
-    let mut node = tokio::task::spawn_blocking(move || Node::open(opened, first))
+    let at = responder.clone();
+    let mut node = tokio::task::spawn_blocking(move || Node::open(opened, first, &at))
         .await
         .context("opening the dataplane")??;
     let (batches, changes) = mpsc::channel(1024);
@@ -45,6 +55,20 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (lookup, lookups) = watch::channel(node.lookup());
     let events = node.take_events()?;
     tasks.spawn(flowlog::run(events, lookups, denials));
+    if let Some(path) = settings.responder.clone() {
+        let (origins, lookup) = (node.origins()?, lookup.subscribe());
+        let (owner, uid) = (this_owner()?, settings.responder_uid);
+        tasks.spawn(async move {
+            let link = Link {
+                listeners: listeners::open(&responder).await?,
+                origins,
+                lookup,
+                owner,
+                uid,
+            };
+            link::serve(&path, link)?.await
+        });
+    }
     let (requests, asked) = mpsc::channel(64);
     tasks.spawn(api::serve(&settings, requests, rereader)?);
     let (rules, others) = mpsc::channel(1);

@@ -26,6 +26,10 @@ pub struct Settings {
     pub own_uid: Option<String>,
     /// Namespace and service account of pods that the metadata guard lets through.
     pub metadata_allow: BTreeSet<(String, String)>,
+    /// The socket over which the responder gets its listeners; metadata is blocked if absent.
+    pub responder: Option<PathBuf>,
+    /// The uid that the responder runs with.
+    pub responder_uid: u32,
     /// What an interface without a known pod does.
     pub unknown_pod: UnknownPod,
     /// How long a connection that was open when the agent first came to the node may be silent and still be known; none is if absent.

@@ -41,6 +41,8 @@ pub const CIDR_ENTRIES: u32 = 1_048_576;
 pub const ROW_ENTRIES: u32 = 524_288;
 /// Fragment records of one slot and hook.
 pub const FRAGMENTS_PER_SLOT: u32 = 8;
+/// Redirected connections of one slot that wait to be accepted.
+pub const ORIGINS_PER_SLOT: u32 = 256;
 /// Port ranges that a set holds inline.
 pub const INLINE_RANGES: usize = 7;
 
@@ -60,7 +62,7 @@ record! {
 
 record! {
     /// What holds for the whole node. `pc_config[0]`.
-    pub struct Config: 64 {
+    pub struct Config: 88 {
         /// [`config_flags`].
         pub flags: u32,
         /// Depth of the pods' cgroup below the root of the hierarchy, 0 = the root.
@@ -77,8 +79,14 @@ record! {
         pub pool: u32,
         /// Deny events that an endpoint may send in one tick; the rest is only counted.
         pub events_per_tick: u32,
+        /// The responder's port for the first of [`crate::guard::ADDRESSES`]; those of the others follow.
+        pub responder_port: u16,
         /// Always 0.
-        pub reserved: [u32; 3],
+        pub reserved: u16,
+        /// The responder's IPv4 address, mapped.
+        pub responder_v4: Addr,
+        /// The responder's IPv6 address.
+        pub responder_v6: Addr,
     }
 }
 
@@ -93,6 +101,8 @@ pub mod config_flags {
     /// The agent is moving addresses to identities that policies in force tell apart, and has not yet raised all revisions that this asks for.
     /// Programs do not read it; an agent that starts and finds it raises every revision.
     pub const MOVING: u32 = 8;
+    /// Connections to the guarded addresses, port 80, go to the responder; without it they are blocked like everything else that goes there.
+    pub const RESPONDER: u32 = 16;
 }
 
 record! {
@@ -319,6 +329,37 @@ record! {
         pub pending: u8,
         /// Always 0.
         pub reserved: u8,
+    }
+}
+
+record! {
+    /// Which origin record. `pc_origins`.
+    pub struct OriginKey: 4 {
+        /// Slot of the endpoint.
+        pub slot: u16,
+        /// The connection's source port modulo [`ORIGINS_PER_SLOT`]. Linux gives ports to connections one after the other, so those that wait at the same
+        /// time have records of their own.
+        pub way: u16,
+    }
+}
+
+record! {
+    /// Whose a redirected connection is, from its SYN until the responder has accepted it. `pc_origins`.
+    pub struct Origin: 32 {
+        /// Source address, which the guard has found to be the endpoint's own.
+        pub src: Addr,
+        /// The endpoint's interface.
+        pub ifindex: u32,
+        /// Tick of the SYN.
+        pub seen: u32,
+        /// Source port.
+        pub sport: u16,
+        /// The responder's port.
+        pub port: u16,
+        /// Generation of the slot.
+        pub generation: u8,
+        /// Always 0.
+        pub reserved: [u8; 3],
     }
 }
 

@@ -21,6 +21,38 @@ pub const POD_IDENTITY_V6: Addr = [0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 
 /// All guarded addresses.
 pub const ADDRESSES: [Addr; 5] = [IMDS_V4, ECS_V4, POD_IDENTITY_V4, IMDS_V6, POD_IDENTITY_V6];
 
+/// The port of their services.
+pub const PORT: u16 = 80;
+
+/// Which of [`ADDRESSES`] `dst` is.
+#[must_use]
+#[inline(always)]
+pub fn service(dst: &Addr) -> Option<u16> {
+    let [hi, lo] = halves(dst);
+    match (hi, lo) {
+        (0, 0xffff_a9fe_a9fe) => Some(0),
+        (0, 0xffff_a9fe_aa02) => Some(1),
+        (0, 0xffff_a9fe_aa17) => Some(2),
+        (0xfd00_0ec2_0000_0000, 0x254) => Some(3),
+        (0xfd00_0ec2_0000_0000, 0x23) => Some(4),
+        _ => None,
+    }
+}
+
+/// The address of a service; what is no service's number gives the last one. By comparisons: what a program chooses from a table by a number
+/// from outside, the verifier refuses to a process without `CAP_PERFMON`.
+#[must_use]
+#[inline(always)]
+pub fn address(service: u16) -> Addr {
+    match service {
+        0 => IMDS_V4,
+        1 => ECS_V4,
+        2 => POD_IDENTITY_V4,
+        3 => IMDS_V6,
+        _ => POD_IDENTITY_V6,
+    }
+}
+
 /// Whether `dst` is a guarded address.
 #[must_use]
 #[inline(always)]
@@ -103,6 +135,21 @@ mod tests {
                 && !is_metadata(&v6("::"))
         );
         assert!(ADDRESSES.iter().all(is_metadata));
+    }
+
+    #[test]
+    fn every_guarded_address_is_one_service() {
+        for (index, address) in ADDRESSES.iter().enumerate() {
+            assert_eq!(service(address), Some(index as u16));
+            assert_eq!(super::address(index as u16), *address);
+        }
+        for text in [
+            "::169.254.169.254",
+            "::ffff:169.254.169.253",
+            "64:ff9b::169.254.169.254",
+        ] {
+            assert_eq!(service(&v6(text)), None, "{text}");
+        }
     }
 
     #[test]

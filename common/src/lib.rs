@@ -20,4 +20,4 @@ pub mod policy;
 pub mod reason;
 
 /// Version of every record in [`abi`]; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

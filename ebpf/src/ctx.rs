@@ -29,6 +29,8 @@ pub mod stage {
     pub const SETTLED: u32 = 0x5043;
     /// To a Service, on a connection whose handshake came to its end.
     pub const PENDING_CONFIRMED: u32 = 0x5044;
+    /// To the responder, and nowhere else.
+    pub const REDIRECTED: u32 = 0x5045;
 }
 
 /// A socket buffer: its fields, and its bytes where they begin with a plain Ethernet header and may be read in place (TC hooks).
@@ -80,6 +82,13 @@ impl Frame {
     pub fn has_socket(self) -> bool {
         // SAFETY: as `protocol`; only the pointer is looked at.
         unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
+    }
+
+    /// Port of the socket that gets it; host order. `cgroup_skb` hooks only.
+    #[inline(always)]
+    pub fn local_port(self) -> u32 {
+        // SAFETY: as `protocol`.
+        unsafe { (*self.0).local_port }
     }
 
     /// [`stage`].

@@ -15,7 +15,7 @@ use portcullis_common::{addr, reason};
 use crate::ctx::{self, Frame, Skb, stage};
 use crate::flow::{self, Outcome, view};
 use crate::recent::verdict;
-use crate::{answer, emit, fragments, guard, neighbour, recent, tables};
+use crate::{answer, emit, fragments, guard, neighbour, recent, redirect, tables};
 
 pub use to_host::to_host;
 pub use uplink::uplink;
@@ -67,6 +67,11 @@ fn judge_from_pod(frame: Frame) -> i32 {
     recent::begin_for(scratch, endpoint.slot);
     let outcome = judge_sent(skb, endpoint, parsed);
     if !outcome.passes() {
+        if outcome.reason() == reason::METADATA_GUARD
+            && redirect::to_responder(skb, endpoint, parsed)
+        {
+            return NEXT;
+        }
         let within_rate = emit::denied(skb, place, Some(endpoint), parsed, outcome);
         if within_rate && outcome.reason() == reason::METADATA_GUARD {
             return answer::blocked(skb, parsed);
@@ -111,7 +116,8 @@ fn judge_sent(skb: &Skb, endpoint: &'static Endpoint, parsed: &mut Parsed) -> Ou
     if parsed.src != *own {
         return Outcome::deny(reason::SPOOFED_SOURCE, 0).steady(true);
     }
-    if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
+    if (guard::is_guarded(parsed) && !guard::is_allowed(endpoint)) || redirect::is_responder(parsed)
+    {
         return Outcome::deny(reason::METADATA_GUARD, 0).steady(true);
     }
     if is_loopback(parsed) {
@@ -186,6 +192,9 @@ fn judge_to_pod(frame: Frame) -> i32 {
     if let Err(reason) = ctx::parse(skb, ethertype, parsed) {
         emit::denied(skb, place, Some(endpoint), parsed, Outcome::deny(reason, 0));
         return DROP;
+    }
+    if ingress == 0 && redirect::is_answer(skb, parsed) {
+        return NEXT;
     }
     if is_discovery(parsed) && (ingress == 0 || matches!(parsed.icmp_type(), 135 | 136)) {
         return NEXT;

@@ -55,6 +55,8 @@ mod quota;
 #[cfg(target_arch = "bpf")]
 mod recent;
 #[cfg(target_arch = "bpf")]
+mod redirect;
+#[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
 mod socket;

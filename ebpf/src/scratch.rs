@@ -11,7 +11,9 @@
 use core::cell::UnsafeCell;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use portcullis_common::abi::{Flow, FlowKey, Fragment, FragmentKey, L4Key, PolicyKey, ServiceKey};
+use portcullis_common::abi::{
+    Flow, FlowKey, Fragment, FragmentKey, L4Key, Origin, OriginKey, PolicyKey, ServiceKey,
+};
 use portcullis_common::addr::Addr;
 use portcullis_common::packet::{Parsed, Quoted};
 
@@ -40,7 +42,7 @@ pub struct Scratch {
     pub flow_key: Place<FlowKey>,
     /// Value of `pc_conntrack`.
     pub flow: Place<Flow>,
-    /// Key of `pc_peers` and `pc_nodes`.
+    /// Key of `pc_peers` and `pc_nodes`; an address that goes into a packet.
     pub address: Place<Addr>,
     /// Key of `pc_cidrs`.
     pub prefix: Place<Key<Addr>>,
@@ -54,6 +56,10 @@ pub struct Scratch {
     pub fragment_key: Place<FragmentKey>,
     /// Value of `pc_fragments`.
     pub fragment: Place<Fragment>,
+    /// Key of `pc_origins`.
+    pub origin_key: Place<OriginKey>,
+    /// Value of `pc_origins`.
+    pub origin: Place<Origin>,
     /// What was read last from the packet.
     pub bytes: Place<[u8; BYTES]>,
     /// The guard's answer.

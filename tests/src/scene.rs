@@ -102,8 +102,8 @@ impl Scene {
             pods: pods.iter().map(Pod::in_lab).collect(),
             outside: vec![Listen::Tcp(8080), Listen::Udp(5353), Listen::Tcp(80)],
         };
-        let name = format!("t-{test}-{}", process::id());
-        let mut lab = Lab::up(spec, LabOptions::named(name)).expect("the lab stands");
+        let mut lab =
+            Lab::up(spec, LabOptions::named(Self::lab_name(test))).expect("the lab stands");
         let mut agent = AgentOptions::new(binary::portcullis(), manifests.path());
         options(&mut agent);
         let agent = AgentProcess::start(&mut lab, agent).expect("the agent starts");
@@ -117,6 +117,12 @@ impl Scene {
             lab,
             manifests,
         }
+    }
+
+    /// The name of a test's lab.
+    #[must_use]
+    pub fn lab_name(test: &str) -> String {
+        format!("t-{test}-{}", process::id())
     }
 
     /// Waits until everything that the files say now is in force.

@@ -196,6 +196,8 @@ fn settings(node: &str, socket: &Path) -> Settings {
         host_cgroup: None,
         own_uid: None,
         metadata_allow: std::collections::BTreeSet::new(),
+        responder: None,
+        responder_uid: 65532,
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,
         metrics: None,

@@ -36,6 +36,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
     ("pc_l4lpm", "prefix of L4Key", "L4Value"),
     ("pc_l4sets", "set id", "L4Set"),
     ("pc_nodes", "address", "1 own, 2 other"),
+    ("pc_origins", "OriginKey", "Origin"),
     ("pc_owner", "0", "Owner"),
     ("pc_peers", "address", "identity"),
     ("pc_policies", "policy id", "Cell"),

@@ -33,6 +33,8 @@ use pins::Pins;
 use plan::{Desired, Memory, lock_down, plan};
 use state::{Action, State};
 
+use crate::responder::origin::Origins;
+
 /// The BPF object, built with the agent.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PORTCULLIS_BPF_OBJECT"));
 
@@ -210,6 +212,11 @@ impl Dataplane {
     /// The deny events' ring; once.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
         self.hooks.take_events()
+    }
+
+    /// The table that says whose a redirected connection is.
+    pub fn origins(&self) -> Result<Origins> {
+        Origins::open(&self.pins)
     }
 
     /// Removes connections that are gone.

@@ -190,9 +190,11 @@ impl Observed {
     }
 }
 
-/// Watches the node; the receiver always holds the whole of what it shows. Returns when the first view is complete. The task ends with its receivers.
+/// Watches the node; the receiver always holds the whole of what it shows, but for addresses that are the agent's `own`. Returns when the first view is
+/// complete. The task ends with its receivers.
 pub async fn observe(
     cni_directory: &Path,
+    own: BTreeSet<IpAddr>,
 ) -> Result<(watch::Receiver<Arc<Observed>>, JoinHandle<()>), MonitorError> {
     // The watch stands before the first reading.
     let watch = DirectoryWatch::new(cni_directory)
@@ -204,6 +206,7 @@ pub async fn observe(
         monitor: LinkMonitor::start().await?,
         watch,
         cache: CniCache::new(cni_directory),
+        own,
     };
     observer.rescan();
     let (sender, receiver) = watch::channel(Arc::new(observer.view()));
@@ -215,11 +218,15 @@ struct Observer {
     monitor: LinkMonitor,
     watch: Option<DirectoryWatch>,
     cache: CniCache,
+    own: BTreeSet<IpAddr>,
 }
 
 impl Observer {
     fn view(&self) -> Observed {
-        Observed::assemble(self.monitor.table(), self.cache.records())
+        let mut view = Observed::assemble(self.monitor.table(), self.cache.records());
+        view.node_addresses
+            .retain(|address| !self.own.contains(address));
+        view
     }
 
     async fn run(mut self, sender: &watch::Sender<Arc<Observed>>) {

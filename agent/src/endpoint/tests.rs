@@ -99,7 +99,7 @@ fn devices_that_others_share_are_no_pods_whatever_a_record_says() {
 async fn the_observer_starts_without_a_cache_directory_and_ends_with_its_receiver() {
     let scratch = Scratch::new("observe");
     let directory = scratch.path().join("cni/results");
-    let (receiver, task) = observe(&directory).await.unwrap();
+    let (receiver, task) = observe(&directory, BTreeSet::new()).await.unwrap();
     assert!(
         receiver
             .borrow()

@@ -1,6 +1,7 @@
 //! What is true of world and node, as the tables and endpoints that the kernel should have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_common::abi::{CONNTRACK_ENTRIES, Config, SLOTS, config_flags, endpoint_flags};
@@ -12,6 +13,7 @@ use crate::dataplane::names::uid_digest;
 use crate::dataplane::plan::{Desired, Want, WantPolicies, address_bytes};
 use crate::endpoint::EndpointBinding;
 use crate::endpoint::cgroup;
+use crate::responder::address::PORT;
 use crate::settings::UnknownPod;
 
 /// Connections that one endpoint may have: opened by it, opened to it, half-open ones of both.
@@ -133,10 +135,17 @@ impl Node {
 
     pub(super) fn config(&self) -> Config {
         let endpoints = (self.bindings.len() as u32).max(ENDPOINTS_FORESEEN);
-        let (pods_cgroup, pods_cgroup_level, flags) = match &self.cgroup {
+        let responder = |family: fn(&IpAddr) -> bool| {
+            let address = self.responder.iter().find(|address| family(address));
+            address.map_or(addr::NONE, |address| address_bytes(*address))
+        };
+        let (pods_cgroup, pods_cgroup_level, mut flags) = match &self.cgroup {
             Ok(found) => (found.id, found.level, config_flags::HOST_NETWORK_GUARD),
             Err(_) => (0, 0, 0),
         };
+        if !self.responder.is_empty() {
+            flags |= config_flags::RESPONDER;
+        }
         Config {
             flags,
             pods_cgroup_level,
@@ -146,7 +155,10 @@ impl Node {
             guaranteed: CONNTRACK_ENTRIES / 4 / endpoints,
             pool: CONNTRACK_ENTRIES / 2 - SLOTS,
             events_per_tick: EVENTS_PER_TICK,
-            reserved: [0; 3],
+            responder_port: PORT,
+            reserved: 0,
+            responder_v4: responder(IpAddr::is_ipv4),
+            responder_v6: responder(IpAddr::is_ipv6),
         }
     }
 }

@@ -56,7 +56,8 @@ fn judge_forwarded(
     if !readable {
         return Outcome::deny(reason::MALFORMED, 0);
     }
-    if guard::is_guarded(parsed) && !guard::is_allowed(endpoint) {
+    let redirected = skb.stage() == stage::REDIRECTED;
+    if redirected || (guard::is_guarded(parsed) && !guard::is_allowed(endpoint)) {
         return Outcome::deny(reason::METADATA_GUARD, 0);
     }
     if skb.stage() == stage::SETTLED {

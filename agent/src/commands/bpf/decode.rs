@@ -2,7 +2,8 @@
 
 use portcullis_common::abi::{
     Cell, Config, Endpoint, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment, FragmentKey, L4Key,
-    L4Range, L4Set, L4Value, Owner, PolicyKey, ServiceKey, Slot, config_flags, endpoint_flags,
+    L4Range, L4Set, L4Value, Origin, OriginKey, Owner, PolicyKey, ServiceKey, Slot, config_flags,
+    endpoint_flags,
 };
 use portcullis_common::addr::Addr;
 use portcullis_common::policy::action;
@@ -27,6 +28,7 @@ const CONFIG_FLAGS: &[(u32, &str)] = &[
     (config_flags::CIDRS, "cidrs"),
     (config_flags::HOST_NETWORK_GUARD, "host-network-guard"),
     (config_flags::MOVING, "moving"),
+    (config_flags::RESPONDER, "responder"),
 ];
 const FLOW_FLAGS: &[(u32, &str)] = &[
     (conntrack::flags::OUTBOUND, "outbound"),
@@ -101,6 +103,7 @@ impl Decoder {
             ),
             "pc_conntrack" => self.flow(&read(key)?, &read(value)?),
             "pc_fragments" => self.fragment(read(key)?, &read(value)?),
+            "pc_origins" => self.origin(read(key)?, &read(value)?),
             "pc_slots" => (json!({"slot": read::<u32>(key)?}), slot(&read(value)?)),
             "pc_pool" => (json!({}), json!({"connections": read::<u64>(value)?})),
             "pc_epoch" => (json!({}), json!({"epoch": read::<u32>(value)?})),
@@ -152,6 +155,18 @@ impl Decoder {
             "expiresInSecs": seconds(left),
         });
         (key, value)
+    }
+
+    fn origin(&self, key: OriginKey, value: &Origin) -> (Value, Value) {
+        let value = json!({
+            "source": record::address(&value.src),
+            "sourcePort": value.sport,
+            "responderPort": value.port,
+            "interface": name_of(&self.interfaces, value.ifindex),
+            "generation": value.generation,
+            "idleSecs": seconds(self.now.wrapping_sub(value.seen) as i32),
+        });
+        (json!({"slot": key.slot, "way": key.way}), value)
     }
 
     fn fragment(&self, key: FragmentKey, value: &Fragment) -> (Value, Value) {
@@ -254,6 +269,9 @@ fn config(config: &Config) -> Value {
         "guaranteed": config.guaranteed,
         "pool": config.pool,
         "eventsPerTick": config.events_per_tick,
+        "responderPort": config.responder_port,
+        "responderV4": record::address(&config.responder_v4),
+        "responderV6": record::address(&config.responder_v6),
     })
 }
 
@@ -290,7 +308,7 @@ mod tests {
                 interfaces: Vec::new(),
                 now: 0,
             };
-            let sizes = [1, 4, 8, 12, 16, 20, 24, 32, 48, 56, 64, 96, 128];
+            let sizes = [1, 4, 8, 12, 16, 20, 24, 32, 48, 56, 88, 96, 128];
             let fits = |key: &usize| {
                 sizes
                     .iter()
