@@ -150,7 +150,10 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
 
 #[test]
 fn a_connection_to_each_guarded_address_reaches_the_responder_as_its_pods() {
-    let pods = [pod("shop/web", "10.0.1.2 fd00:10:1::2"), pod("shop/db", "10.0.1.3 fd00:10:1::3")];
+    let pods = [
+        pod("shop/web", "10.0.1.2 fd00:10:1::2"),
+        pod("shop/db", "10.0.1.3 fd00:10:1::3"),
+    ];
     let scene = scene("rd-reach", &pods, ISOLATE);
     let mut responder = Responder::connect(&scene);
     let mut attachments = Vec::new();

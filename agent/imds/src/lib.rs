@@ -10,4 +10,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cache;
+pub mod credentials;
 pub mod link;
+pub mod secret;
