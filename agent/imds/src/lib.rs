@@ -9,3 +9,5 @@
 //! connection is.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+pub mod role;
