@@ -1,7 +1,7 @@
 //! Which role a pod has, from which line of the precedence table, or why it has none.
 //!
 //! ```text
-//! annotations -> Reader -> Pod, ServiceAccount, Namespace -\
+//! annotations -> Reader -> Pod, `ServiceAccount`, Namespace -\
 //!                                         settings --------+-> decide -> Decision
 //! ```
 //! Pure functions: no clock, no I/O, no Kubernetes type. Nothing here knows where credentials come from but for `Kind`, which of the two ways it

@@ -3,7 +3,7 @@
 //! ```text
 //! arn:<partition>:iam::<account>:role/<path/><name>
 //! ```
-//! Grammar: IAM API reference, data type Role (`RoleName`, `Path`, `Arn`) and AssumeRole (`RoleArn`, at most 2048). Narrower than IAM in three points,
+//! Grammar: IAM API reference, data type Role (`RoleName`, `Path`, `Arn`) and `AssumeRole` (`RoleArn`, at most 2048). Narrower than IAM in three points,
 //! because patterns and SDKs have to read these names: no `*` or `?` (wildcards), no `:` (the ARN's own separator) and no empty segment in a path.
 //! Nothing is trimmed, folded or decoded: what differs by one byte is another role.
 

@@ -25,7 +25,7 @@ pub struct Asked<'a> {
 /// The two ways to credentials that restrictions tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// AssumeRole: by the agent, the node, or a chain that ends in it.
+    /// `AssumeRole`: by the agent, the node, or a chain that ends in it.
     Classic,
     /// Web identity and EKS Pod Identity: AWS checks the service account too.
     Web,
@@ -158,6 +158,7 @@ enum Choice<'a> {
 }
 
 /// A value that a line of the table chose.
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     source: Source,
     value: &'a str,

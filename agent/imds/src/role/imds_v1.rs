@@ -1,4 +1,4 @@
-//! Whether a pod may ask without a session token (IMDSv1).
+//! Whether a pod may ask without a session token (`IMDSv1`).
 
 use super::object::{Namespace, Pod};
 
@@ -27,10 +27,10 @@ pub enum Access {
 /// namespace.
 #[must_use]
 pub fn imds_v1_allowed(setting: Imdsv1, namespace: &Namespace, pod: &Pod) -> bool {
-    let namespace = match (setting, &namespace.imds_v1) {
-        (Imdsv1::Deny, _) | (_, Err(_) | Ok(Some(Access::Deny))) => false,
-        (Imdsv1::Namespace, Ok(None)) => false,
-        (Imdsv1::Allow, Ok(None)) | (_, Ok(Some(Access::Allow))) => true,
+    let namespace = match namespace.imds_v1 {
+        Ok(Some(Access::Allow)) => setting != Imdsv1::Deny,
+        Ok(None) => setting == Imdsv1::Allow,
+        Ok(Some(Access::Deny)) | Err(_) => false,
     };
     namespace && matches!(pod.imds_v1, Ok(None | Some(Access::Allow)))
 }

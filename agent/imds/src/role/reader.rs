@@ -32,8 +32,8 @@ const SESSION_POLICY_ARNS: &str = "portcullis.dev/session-policy-arns";
 
 /// A namespace's default role that is none.
 const NONE: &str = "none";
-/// Most entries of a list: bounds the time that judging a pod takes.
-const MOST_ENTRIES: usize = 1000;
+/// Most entries of a list. The slowest expressions take some milliseconds each: this bounds what one namespace can cost its node for a decision.
+const MOST_ENTRIES: usize = 256;
 /// Shortest life of a token that the API server grants.
 const LEAST_EXPIRATION_SECS: u64 = 600;
 /// Longest life of a token that the API server takes.

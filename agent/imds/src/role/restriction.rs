@@ -22,7 +22,7 @@ pub enum Require {
 /// What is required for each of the two ways to credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restrictions {
-    /// For AssumeRole with the rights of the agent or node: nothing else stands between a pod and any role that these may assume.
+    /// For `AssumeRole` with the rights of the agent or node: nothing else stands between a pod and any role that these may assume.
     pub classic: Require,
     /// For web identity and EKS Pod Identity: the role's own trust policy names the service account.
     pub web: Require,

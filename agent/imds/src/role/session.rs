@@ -1,6 +1,6 @@
 //! What STS takes beside the role: session name, external id, session policies.
 //!
-//! Limits: STS API reference, `AssumeRole` (RoleSessionName, ExternalId, Policy, PolicyArns). They are checked when an annotation is read, so that a
+//! Limits: STS API reference, `AssumeRole` (`RoleSessionName`, `ExternalId`, Policy, `PolicyArns`). They are checked when an annotation is read, so that a
 //! mistake is reported on the object that holds it and not as a failed call.
 
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ const MOST_POLICY: usize = 2048;
 const MOST_POLICY_NAME: usize = 128;
 
 /// The whole session name. Always prefixed with the namespace and a dot, which no namespace's name has: nobody can pose as another namespace in
-/// CloudTrail. What does not fit is malformed, not cut: two long names must not become one.
+/// `CloudTrail`. What does not fit is malformed, not cut: two long names must not become one.
 pub(super) fn name(namespace: &str, text: &str) -> Result<String, Problem> {
     let room = MOST_SESSION_NAME.saturating_sub(namespace.len() + 1);
     length(text, 1, room)?;

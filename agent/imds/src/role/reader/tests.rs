@@ -21,8 +21,8 @@ fn namespace(pairs: &[(&str, &str)]) -> Namespace {
     Reader::default().namespace("shop", &annotations(pairs))
 }
 
-fn role(text: &str) -> Option<Wanted> {
-    Some(Wanted::Role(text.to_owned()))
+fn role(text: &str) -> Wanted {
+    Wanted::Role(text.to_owned())
 }
 
 #[test]
@@ -69,10 +69,13 @@ fn an_empty_role_is_nobody_and_a_blank_one_is_a_value() {
         pod(&[("iam.amazonaws.com/role", "")]).role,
         Some(Wanted::Nobody)
     );
-    assert_eq!(pod(&[("iam.amazonaws.com/role", " ")]).role, role(" "));
+    assert_eq!(
+        pod(&[("iam.amazonaws.com/role", " ")]).role,
+        Some(role(" "))
+    );
     assert_eq!(
         pod(&[("iam.amazonaws.com/role", "none")]).role,
-        role("none")
+        Some(role("none"))
     );
 }
 
@@ -81,8 +84,8 @@ fn a_namespace_switches_the_cluster_default_off_by_none_and_by_an_empty_value() 
     let default = |value| namespace(&[("portcullis.dev/default-role", value)]).default_role;
     assert_eq!(default("none"), Some(Wanted::Nobody));
     assert_eq!(default(""), Some(Wanted::Nobody));
-    assert_eq!(default("None"), role("None"));
-    assert_eq!(default("reader"), role("reader"));
+    assert_eq!(default("None"), Some(role("None")));
+    assert_eq!(default("reader"), Some(role("reader")));
 }
 
 #[test]
@@ -109,12 +112,12 @@ fn three_keys_can_be_chosen_and_the_usual_ones_then_mean_nothing() {
     let pod = reader.pod("uid", "shop", "api-0", "api", &both);
     assert_eq!(
         (pod.role, pod.external_id),
-        (role("chosen"), Ok(Some("chosen".to_owned())))
+        (Some(role("chosen")), Ok(Some("chosen".to_owned())))
     );
     let account = reader.service_account("uid", "shop", "api", &both);
     assert_eq!(
         (account.role, account.external_id),
-        (role("chosen"), Ok(Some("chosen".to_owned())))
+        (Some(role("chosen")), Ok(Some("chosen".to_owned())))
     );
     let roles = reader.namespace("shop", &both).allowed_roles;
     let roles = roles.expect("readable").expect("present");
@@ -204,7 +207,7 @@ fn what_cannot_be_read_is_malformed_under_its_own_key() {
             expect(account(&[(key, value)]).malformed(), key, value);
         }
     }
-    let many = format!("[{}\"x\"]", "\"x\",".repeat(1000));
+    let many = format!("[{}\"x\"]", "\"x\",".repeat(256));
     let long = format!("[\"{}\"]", "x".repeat(1025));
     for (key, values) in [
         (
@@ -225,10 +228,7 @@ fn what_cannot_be_read_is_malformed_under_its_own_key() {
                 &long,
             ][..],
         ),
-        (
-            "iam.amazonaws.com/permitted",
-            &["(", "a)|(b", "*", "[\"*\"]"],
-        ),
+        ("iam.amazonaws.com/permitted", &["(", "a)|(b", "*"]),
         (
             "portcullis.dev/role-source",
             &["", "ServiceAccount", "pod", "any "],
