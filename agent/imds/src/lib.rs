@@ -13,4 +13,5 @@
 pub mod cache;
 pub mod credentials;
 pub mod link;
+pub mod role;
 pub mod secret;
