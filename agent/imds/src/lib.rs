@@ -15,3 +15,4 @@ pub mod credentials;
 pub mod link;
 pub mod role;
 pub mod secret;
+pub mod sts;
