@@ -9,3 +9,9 @@
 //! connection is.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+pub mod listener;
+pub mod reason;
+pub mod request;
+pub mod route;
+pub mod secret;
