@@ -10,8 +10,15 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod caller;
+pub mod credentials;
+pub mod facts;
 pub mod listener;
+pub mod metrics;
 pub mod reason;
 pub mod request;
+pub mod respond;
+pub mod response;
 pub mod route;
 pub mod secret;
+pub mod token;
