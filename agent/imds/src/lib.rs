@@ -11,8 +11,20 @@
 #![warn(missing_docs)]
 
 pub mod cache;
+pub mod caller;
 pub mod credentials;
+pub mod facts;
 pub mod link;
+pub mod listener;
+pub mod metrics;
+pub mod node;
+pub mod reason;
+pub mod request;
+pub mod respond;
+pub mod response;
 pub mod role;
+pub mod route;
 pub mod secret;
+pub mod server;
 pub mod sts;
+pub mod token;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use portcullis_imds::link::{Attachment, FromAgent, FromResponder, LINE, Origin};
+use portcullis_imds::caller::Attachment;
+use portcullis_imds::link::{FromAgent, FromResponder, LINE, Origin};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;

@@ -1,0 +1,158 @@
+//! What the responder counts. Plain numbers; whoever exports them reads them.
+//!
+//! Labels are closed lists, so every counter exists from the start and counting never allocates or waits.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::reason::Reason;
+
+/// What a request was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Class {
+    /// A session token.
+    Token,
+    /// The name of the role.
+    Listing,
+    /// Credentials.
+    Credentials,
+    /// `iam/info`.
+    Info,
+    /// Any other metadata.
+    Metadata,
+    /// What is nowhere, and what could not be read.
+    Other,
+}
+
+impl Class {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Token,
+        Self::Listing,
+        Self::Credentials,
+        Self::Info,
+        Self::Metadata,
+        Self::Other,
+    ];
+
+    /// The value of the label `class`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Listing => "listing",
+            Self::Credentials => "credentials",
+            Self::Info => "info",
+            Self::Metadata => "metadata",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How instance metadata was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum ImdsVersion {
+    /// Not at all: a container address, or a request that could not be read.
+    Neither,
+    /// Without a session token.
+    V1,
+    /// With one, or for one.
+    V2,
+}
+
+impl ImdsVersion {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Neither, Self::V1, Self::V2];
+
+    /// The value of the label `imds_version`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Neither => "none",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+/// Every status that is ever answered.
+pub const STATUSES: [u16; 10] = [200, 400, 401, 403, 404, 405, 414, 417, 431, 503];
+
+/// The counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    requests: [[[AtomicU64; STATUSES.len()]; ImdsVersion::ALL.len()]; Class::ALL.len()],
+    refused: [AtomicU64; Reason::ALL.len()],
+    /// Connections of which the kernel knew no origin, or whose attachment is gone: reset.
+    pub unknown_origins: AtomicU64,
+    /// Connections that are open.
+    pub connections: AtomicU64,
+    /// Connections that were reset because the node had as many as it may.
+    pub over_node_limit: AtomicU64,
+    /// Connections that were reset because the pod had as many as it may and none of them was idle.
+    pub over_pod_limit: AtomicU64,
+    /// Idle connections that were closed to make room for a newer one of the same pod.
+    pub evicted: AtomicU64,
+    /// Connections that ended with their attachment.
+    pub detached: AtomicU64,
+    /// Connections that ended because a head was not complete in time.
+    pub slow_heads: AtomicU64,
+    /// Requests that waited for the decision whose pod they are.
+    pub identity_waits: AtomicU64,
+    /// Microseconds that they waited, together.
+    pub identity_wait_micros: AtomicU64,
+    /// Requests that waited for their pod's rate.
+    pub rate_waits: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts an answer.
+    pub fn answered(
+        &self,
+        class: Class,
+        version: ImdsVersion,
+        status: u16,
+        reason: Option<Reason>,
+    ) {
+        if let Some(at) = STATUSES.iter().position(|known| *known == status) {
+            self.requests[class as usize][version as usize][at].fetch_add(1, Relaxed);
+        }
+        if let Some(reason) = reason {
+            self.refused[reason as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many requests of a class and a version were answered with `status`.
+    #[must_use]
+    pub fn requests(&self, class: Class, version: ImdsVersion, status: u16) -> u64 {
+        let at = STATUSES.iter().position(|known| *known == status);
+        at.map_or(0, |at| {
+            self.requests[class as usize][version as usize][at].load(Relaxed)
+        })
+    }
+
+    /// How many requests were refused for `reason`.
+    #[must_use]
+    pub fn refused(&self, reason: Reason) -> u64 {
+        self.refused[reason as usize].load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_of_a_reason_has_a_counter() {
+        for reason in Reason::ALL {
+            let metrics = Metrics::default();
+            metrics.answered(Class::Other, ImdsVersion::V1, reason.status(), Some(reason));
+            assert_eq!(
+                metrics.requests(Class::Other, ImdsVersion::V1, reason.status()),
+                1
+            );
+            assert_eq!(metrics.refused(reason), 1);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Requests that two readers would read differently. Whoever sends them gets a refusal and a closed connection, and what hides behind them is never read.
+
+use proptest::prelude::*;
+
+use super::*;
+use connection::serve;
+
+/// Heads and what follows them; `TOKEN` stands for a good session token of the pod that sends them.
+const CORPUS: &[(&str, &str)] = &[
+    (
+        "absolute form",
+        "GET http://169.254.169.254/latest/meta-data/iam/security-credentials/app HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "absolute form to another host",
+        "GET http://example.com/latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "absolute form without a host",
+        "GET http:///latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "opaque target",
+        "GET x:opaque HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "authority form",
+        "CONNECT 169.254.169.254:80 HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "asterisk form",
+        "OPTIONS * HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n",
+    ),
+    (
+        "length and chunked",
+        "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nSMUGGLED",
+    ),
+    (
+        "two lengths",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENContent-Length: 0\r\nContent-Length: 60\r\n\r\nSMUGGLED",
+    ),
+    (
+        "one length twice",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENContent-Length: 0\r\nContent-Length: 0\r\n\r\nSMUGGLED",
+    ),
+    (
+        "a list of lengths",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENContent-Length: 0, 60\r\n\r\nSMUGGLED",
+    ),
+    (
+        "a body that is a request",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENContent-Length: 60\r\n\r\nSMUGGLED",
+    ),
+    (
+        "an over-long chunk size",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff0\r\nSMUGGLED",
+    ),
+    (
+        "a chunk extension",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENTransfer-Encoding: chunked\r\n\r\n0;a=\n\r\n\r\nSMUGGLED",
+    ),
+    (
+        "chunked in disguise",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENTransfer-Encoding:\x0bchunked\r\n\r\nSMUGGLED",
+    ),
+    (
+        "a space before the colon",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENTransfer-Encoding : chunked\r\n\r\nSMUGGLED",
+    ),
+    (
+        "an end-to-end header named by Connection",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENConnection: keep-alive, X-aws-ec2-metadata-token\r\n\r\nSMUGGLED",
+    ),
+    (
+        "Host named by Connection",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENConnection: close, Host\r\n\r\nSMUGGLED",
+    ),
+    (
+        "two slashes",
+        "GET //latest/meta-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "two slashes inside",
+        "GET /latest//meta-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "an encoded slash",
+        "GET /latest%2fmeta-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "an encoded slash in a role",
+        "GET /latest/meta-data/iam/security-credentials/x%2fapp HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "encoded dots",
+        "GET /latest/meta-data/%2e%2e/user-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "encoded dots as a role",
+        "GET /latest/meta-data/iam/security-credentials/%2e%2e HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "dots",
+        "GET /latest/meta-data/../user-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "parameters",
+        "GET /latest;x=y/meta-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a backslash",
+        "GET /latest\\meta-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a query",
+        "GET /latest?ip=127.0.0.9 HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a fragment",
+        "GET /latest#/../user-data HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a line end in a value",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENX: a\nTransfer-Encoding: chunked\r\n\r\nSMUGGLED",
+    ),
+    (
+        "a carriage return in a value",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENX: a\rY: b\r\n\r\nSMUGGLED",
+    ),
+    (
+        "an encoded line end in a target",
+        "GET /latest/%0d%0aX:%20y HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a folded line",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENX: a\r\n b\r\n\r\nSMUGGLED",
+    ),
+    (
+        "lines that end in line feeds",
+        "GET /latest HTTP/1.1\nHost: 169.254.169.254\nTOKEN\r\n\r\nSMUGGLED",
+    ),
+    (
+        "an empty line in front",
+        "\r\nGET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a zero in a target",
+        "GET /latest\0 HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a zero in a value",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENX: a\0b\r\n\r\nSMUGGLED",
+    ),
+    (
+        "a zero in a name",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENX\0Y: a\r\n\r\nSMUGGLED",
+    ),
+    (
+        "two hosts",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENHost: example.com\r\n\r\nSMUGGLED",
+    ),
+    ("no host", "GET /latest HTTP/1.1\r\nTOKEN\r\nSMUGGLED"),
+    (
+        "a rebound host",
+        "GET /latest HTTP/1.1\r\nHost: rebound.example.com\r\nTOKEN\r\nSMUGGLED",
+    ),
+    (
+        "a web socket",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nSMUGGLED",
+    ),
+    (
+        "h2c",
+        "GET /latest HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n\r\nSMUGGLED",
+    ),
+    (
+        "the preface of HTTP/2",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ),
+    (
+        "an expectation",
+        "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKENExpect: 100-continue\r\n\r\nSMUGGLED",
+    ),
+    ("HTTP/0.9", "GET /latest\r\n\r\nSMUGGLED"),
+    ("TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03"),
+];
+
+const SMUGGLED: &str = "GET /latest/meta-data/iam/security-credentials/app HTTP/1.1\r\nHost: 169.254.169.254\r\nTOKEN\r\n";
+
+#[tokio::test]
+async fn m7_whoever_smuggles_gets_a_refusal_and_a_closed_connection() {
+    let running = Running::start().await;
+    let token = with_token(&running.token(APP).await);
+    for (what, text) in CORPUS {
+        let text = text.replace("SMUGGLED", SMUGGLED).replace("TOKEN", &token);
+        let mut client = running.imds(APP).await;
+        client.send(text.as_bytes()).await;
+        let (said, is_reset) = client.rest().await;
+        assert!(!is_reset, "{what}: the refusal may be lost");
+        assert_eq!(
+            said.matches("\r\nServer: EC2ws\r\n").count(),
+            1,
+            "{what}: {said}"
+        );
+        let status: u16 = said[9..12].parse().expect("a status");
+        assert!([400, 403, 417].contains(&status), "{what}: {said}");
+        assert!(said.contains("\r\nConnection: close\r\n"), "{what}: {said}");
+        let (_, body) = said.split_once("\r\n\r\n").expect("a whole answer");
+        assert!(
+            crate::reason::Reason::ALL
+                .iter()
+                .any(|reason| body == format!("portcullis: {}", reason.text())),
+            "{what}: {body}"
+        );
+    }
+    assert_eq!(
+        running.agent.0.fetches.load(Relaxed),
+        0,
+        "nothing went further"
+    );
+}
+
+/// Pieces that requests are made of, so that random bytes get past the first check now and then.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => proptest::sample::select(vec![
+            "GET ", "PUT ", "HEAD ", "POST ", "/latest/meta-data/iam/security-credentials/app", "/latest/api/token", "/", "latest", "%61", "?", "#",
+            " HTTP/1.1\r\n", " HTTP/1.0\r\n", "Host: 169.254.169.254\r\n", "Host: x\r\n", "\r\n", "\n", "\r", "X-aws-ec2-metadata-token: ",
+            "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n", "Content-Length: 0\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n",
+            "Connection: close\r\n", "Connection: keep-alive\r\n", "Expect: 100-continue\r\n", "Upgrade: h2c\r\n", ": ", " ", "\t", "\0",
+            "GET /latest/meta-data/iam/security-credentials/app HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n",
+            "PUT /latest/api/token HTTP/1.1\r\nHost: 169.254.169.254\r\nX-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n",
+        ]).prop_map(|text| text.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Without a token there are no credentials, whatever is sent; and whatever is sent is answered with whole answers of the table or not at all.
+    #[test]
+    fn no_bytes_panic_and_none_get_credentials(pieces in proptest::collection::vec(piece(), 1..30)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let (said, fetches) = runtime.block_on(async {
+            let agent = Agent::new();
+            let server = server(&agent);
+            let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
+            let peer = SocketAddr::from((Ipv4Addr::new(127, 0, 0, APP), 1));
+            let hosts = Hosts::new(Service::ImdsV4, Vec::new());
+            let (_stopping, stopped) = watch::channel(false);
+            let serving = serve(times::Wire::new(theirs), peer, &server, &hosts, stopped);
+            let talking = async {
+                for piece in pieces {
+                    if ours.write_all(&piece).await.is_err() {
+                        break;
+                    }
+                }
+                // Closed already, where it was refused.
+                let _ = ours.shutdown().await;
+                let mut said = String::new();
+                ours.read_to_string(&mut said).await.expect("text");
+                said
+            };
+            let ((), said) = tokio::join!(serving, talking);
+            (said, agent.0.fetches.load(Relaxed))
+        });
+        prop_assert!(fetches == 0 && !said.contains(SECRET));
+        prop_assert!(said.is_empty() || said.starts_with("HTTP/1.1 "), "{}", said);
+    }
+}
