@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 pub use fault::{Class, Fault};
-pub use key::{Key, Owner, SourceKind};
+pub use key::{Endpoints, Key, Owner, SourceKind};
 
 use crate::credentials::{ASSUME_ROLE_UNAUTHORIZED, Credentials, Outcome};
 use keeper::{Keeper, State};

@@ -1,5 +1,7 @@
 //! What is known of a pod's role once it has been decided.
 
+use serde::{Deserialize, Serialize};
+
 use super::arn::RoleArn;
 use super::object::Mode;
 use super::refusal::Refusal;
@@ -75,7 +77,8 @@ impl Waiting {
 }
 
 /// A role, with all that has to be told to STS along with it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Grant {
     /// The role.
     pub role: RoleArn,
@@ -92,7 +95,8 @@ pub struct Grant {
 }
 
 /// How the service account wants its web-identity tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WebIdentity {
     /// Whom they are for.
     pub audience: String,
