@@ -29,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the node's agent: follow objects, compile, enforce
     Agent(AgentArgs),
+    /// Answer pods' metadata requests: a container of its own beside the agent's
+    Responder(ResponderArgs),
     /// The questions.
     #[command(flatten)]
     Ask(Ask),
@@ -127,6 +129,36 @@ pub struct AgentArgs {
     /// Serve /healthz and /readyz over TCP too [default: on the socket only]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health: Option<SocketAddr>,
+}
+
+/// `portcullis responder`.
+#[derive(Debug, Args)]
+pub struct ResponderArgs {
+    /// The agent's socket for its responder
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/portcullis-responder/agent.sock"
+    )]
+    pub socket: PathBuf,
+    /// The uid that the agent runs with
+    #[arg(long, value_name = "UID", default_value_t = 0)]
+    pub agent_uid: u32,
+    /// Keep the keys of session tokens in this file [default: in memory]
+    #[arg(long, value_name = "PATH")]
+    pub keys: Option<PathBuf>,
+    /// The region in which STS is asked
+    #[arg(long, env = "AWS_REGION")]
+    pub region: String,
+    /// STS elsewhere
+    #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
+    pub sts_endpoint: Option<String>,
+    /// A name beside the addresses that `Host` may say (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub extra_host: Vec<String>,
+    /// Answer without session tokens where the agent says that the pod may do without
+    #[arg(long)]
+    pub imds_v1: bool,
 }
 
 /// `--unknown-pod`.

@@ -7,14 +7,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use portcullis::cli::{self, AgentArgs, Cli, Command, PlaceArgs, UnknownPodArg};
+use portcullis::cli::{self, AgentArgs, Cli, Command, PlaceArgs, ResponderArgs, UnknownPodArg};
 use portcullis::commands::ask::{self, runtime};
 use portcullis::commands::place::Place;
 use portcullis::commands::{mount_bpffs, uninstall};
 use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
+use portcullis::responder::process;
 use portcullis::settings::{Settings, UnknownPod};
 use portcullis::{bridge, commands, run};
+use portcullis_imds::respond::ImdsV1;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn is_plugin(called: Option<OsString>) -> bool {
 fn dispatch(command: Command, plugin: bool, out: &mut dyn io::Write) -> Result<u8> {
     match command {
         Command::Agent(arguments) => agent(arguments),
+        Command::Responder(arguments) => responder(arguments),
         Command::Ask(question) => ask::ask(question, plugin, out),
         Command::Uninstall(arguments) => {
             let code = uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)?;
@@ -120,6 +123,29 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
     };
     commands::preflight(&settings)?;
     runtime()?.block_on(run::run(settings))?;
+    Ok(failure::exit::DONE)
+}
+
+fn responder(arguments: ResponderArgs) -> Result<u8> {
+    log_to_stderr();
+    let word = |name| std::env::var(name).ok().filter(|word| !word.is_empty());
+    let settings = process::Settings {
+        socket: arguments.socket,
+        agent_uid: arguments.agent_uid,
+        keys: arguments.keys,
+        region: arguments.region,
+        endpoint: arguments.sts_endpoint,
+        imds_v1: if arguments.imds_v1 {
+            ImdsV1::ByPod
+        } else {
+            ImdsV1::Deny
+        },
+        extra_hosts: arguments.extra_host,
+        own: word("AWS_ACCESS_KEY_ID")
+            .zip(word("AWS_SECRET_ACCESS_KEY"))
+            .map(|(id, secret)| (id, secret, word("AWS_SESSION_TOKEN"))),
+    };
+    runtime()?.block_on(process::run(settings))?;
     Ok(failure::exit::DONE)
 }
 

@@ -10,3 +10,4 @@ pub mod address;
 pub mod link;
 pub mod listeners;
 pub mod origin;
+pub mod process;

@@ -1,0 +1,152 @@
+//! `portcullis responder`: answers pods' metadata requests, with nothing but what its agent hands it.
+//!
+//! ```text
+//! agent's socket -> listeners -> server (portcullis-imds) -> cache -> STS
+//! ```
+//! While there is no agent there are no listeners: nobody could say whose a connection is. What was fetched stays, and so do session tokens.
+
+mod connect;
+mod keys;
+mod remote;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
+use portcullis_common::guard;
+use portcullis_imds::cache::Endpoints;
+use portcullis_imds::listener::{Hosts, Service};
+use portcullis_imds::respond::ImdsV1;
+use portcullis_imds::server::{Bound, Server, Settings as Surface};
+use portcullis_imds::sts;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use connect::Connected;
+use remote::Remote;
+
+/// How long until the agent is looked for again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What `portcullis responder` can be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// The uid that the agent runs with.
+    pub agent_uid: u32,
+    /// Where the keys of session tokens are kept; nowhere if absent, so that a restart voids them.
+    pub keys: Option<PathBuf>,
+    /// The region in which STS is asked.
+    pub region: String,
+    /// STS elsewhere.
+    pub endpoint: Option<String>,
+    /// Whether metadata is answered without session tokens.
+    pub imds_v1: ImdsV1,
+    /// Names beside the addresses that `Host` may say.
+    pub extra_hosts: Vec<String>,
+    /// Credentials for `AssumeRole`: access key id, secret key, session token.
+    pub own: Option<(String, String, Option<String>)>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let endpoints = match &settings.endpoint {
+        Some(url) => Endpoints {
+            regional: url.clone(),
+            global: url.clone(),
+        },
+        None => Endpoints {
+            regional: sts::endpoint(&settings.region, true).await?,
+            global: sts::endpoint(&settings.region, false).await?,
+        },
+    };
+    let own = settings.own.clone().map(|(id, secret, token)| {
+        SharedCredentialsProvider::new(Credentials::new(id, secret, token, None, "settings"))
+    });
+    let keys = keys::keep(settings.keys.clone())?;
+    let remote = Remote::new(endpoints, &settings.region, own);
+    tokio::select! {
+        result = follow(&settings, &remote, &keys) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// Serves for one agent after the other.
+async fn follow(
+    settings: &Settings,
+    remote: &Remote,
+    keys: &watch::Receiver<Arc<portcullis_imds::token::Keys>>,
+) -> Result<()> {
+    loop {
+        let connected = match connect::connect(&settings.socket, settings.agent_uid).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                warn!(error = %format!("{error:#}"), "No agent yet");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        info!(
+            listeners = connected.listeners.len(),
+            "The agent has handed over its listeners"
+        );
+        let surface = Surface {
+            imds_v1: settings.imds_v1,
+            keys: keys.clone(),
+        };
+        if let Err(error) = serve(settings, remote, surface, connected).await {
+            warn!(error = %format!("{error:#}"), "The agent is gone");
+        }
+    }
+}
+
+async fn serve(
+    settings: &Settings,
+    remote: &Remote,
+    surface: Surface,
+    connected: Connected,
+) -> Result<()> {
+    let mut bound = Vec::new();
+    for (service, listener) in connected.listeners {
+        let Some(service) = Service::ALL.into_iter().find(|known| {
+            guard::ADDRESSES
+                .get(usize::from(service))
+                .is_some_and(|address| {
+                    std::net::Ipv6Addr::from(*address).to_canonical() == known.address()
+                })
+        }) else {
+            continue;
+        };
+        listener
+            .set_nonblocking(true)
+            .context("preparing a listener")?;
+        bound.push(Bound {
+            listener: TcpListener::from_std(listener).context("taking a listener over")?,
+            hosts: Hosts::new(service, settings.extra_hosts.clone()),
+        });
+    }
+    let server = Server::new(remote.clone(), surface).context("starting the server")?;
+    let (lost, gone) = tokio::sync::oneshot::channel();
+    let talk = remote.talk(connected.stream);
+    let serving = Arc::new(server).run(bound, async move {
+        // Ready when the link is gone.
+        let _ = gone.await;
+    });
+    let (result, ()) = tokio::join!(
+        async move {
+            let result = talk.await;
+            let _ = lost.send(());
+            result
+        },
+        serving
+    );
+    result
+}

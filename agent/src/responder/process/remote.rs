@@ -1,0 +1,305 @@
+//! The agent's sides as the responder sees them: questions go out on the link, answers and news come in.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aws_sdk_sts::config::SharedCredentialsProvider;
+use jiff::Timestamp;
+use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, World};
+use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod, Role};
+use portcullis_imds::credentials::Outcome;
+use portcullis_imds::facts::Facts;
+use portcullis_imds::link::{self, FromAgent, FromResponder, LINE, Origin};
+use portcullis_imds::listener::Service;
+use portcullis_imds::node::{Callers, Origins, Proofs, Vault};
+use portcullis_imds::respond::Proof;
+use portcullis_imds::secret::Secret;
+use portcullis_imds::sts::{Sts, Tokens};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tracing::warn;
+
+/// How long the agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Questions that wait to be written.
+const QUEUE: usize = 4096;
+
+/// Everything that is asked of the agent or told by it. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Remote {
+    shared: Arc<Shared>,
+    cache: Cache<Sts<Line>>,
+    endpoints: Arc<Endpoints>,
+    callers: Arc<Mutex<HashMap<Attachment, Held>>>,
+}
+
+/// The way to ask, while there is a link.
+#[derive(Clone)]
+struct Line {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// To the link's writer; none without a link.
+    out: Mutex<Option<mpsc::Sender<FromResponder>>>,
+    next: AtomicU64,
+    origins: Mutex<HashMap<u64, oneshot::Sender<Option<Origin>>>>,
+    tokens: Mutex<HashMap<u64, oneshot::Sender<Result<Secret, String>>>>,
+}
+
+/// What is known of an attachment.
+struct Held {
+    caller: watch::Sender<Caller>,
+    /// Its claim to credentials.
+    lease: Option<Arc<Lease<Sts<Line>>>>,
+}
+
+impl Remote {
+    pub(super) fn new(
+        endpoints: Endpoints,
+        region: &str,
+        own: Option<SharedCredentialsProvider>,
+    ) -> Self {
+        let shared = Arc::<Shared>::default();
+        let line = Line {
+            shared: Arc::clone(&shared),
+        };
+        let world = World {
+            now: Arc::new(Timestamp::now),
+            chance: Arc::new(chance),
+        };
+        Self {
+            cache: Cache::new(Sts::new(line, region, own), world),
+            shared,
+            endpoints: Arc::new(endpoints),
+            callers: Arc::default(),
+        }
+    }
+
+    /// Speaks with one agent until the link ends, which it always does.
+    pub(super) async fn talk(&self, stream: UnixStream) -> Result<()> {
+        let (read, mut write) = stream.into_split();
+        let (out, mut questions) = mpsc::channel(QUEUE);
+        *lock(&self.shared.out) = Some(out);
+        let writer = async move {
+            while let Some(question) = questions.recv().await {
+                let mut line = serde_json::to_vec(&question)?;
+                line.push(b'\n');
+                write.write_all(&line).await.context("asking the agent")?;
+            }
+            Ok(())
+        };
+        let result = tokio::select! {
+            result = writer => result,
+            result = self.listen(BufReader::new(read)) => result,
+        };
+        *lock(&self.shared.out) = None;
+        // Whoever waits for an answer learns that there is none, and whose connections these were nobody knows any more.
+        lock(&self.shared.origins).clear();
+        lock(&self.shared.tokens).clear();
+        lock(&self.callers).clear();
+        result
+    }
+
+    async fn listen(&self, mut read: BufReader<tokio::net::unix::OwnedReadHalf>) -> Result<()> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length = (&mut read)
+                .take(LINE as u64)
+                .read_until(b'\n', &mut line)
+                .await
+                .context("hearing the agent")?;
+            if length == 0 {
+                bail!("the agent hung up");
+            }
+            match serde_json::from_slice(&line).context("understanding the agent")? {
+                FromAgent::Listeners { .. } => bail!("listeners came a second time"),
+                FromAgent::Pod { attachment, pod } => self.learn(attachment, pod.as_deref()),
+                FromAgent::Gone { attachment } => drop(lock(&self.callers).remove(&attachment)),
+                FromAgent::Origin { id, origin } => {
+                    if let Some(origin) = &origin {
+                        // Before its first news: undecided.
+                        lock(&self.callers)
+                            .entry(origin.attachment)
+                            .or_insert_with(Held::new);
+                    }
+                    let waits = lock(&self.shared.origins).remove(&id);
+                    if let Some(waits) = waits {
+                        // Whoever asked may be gone.
+                        let _ = waits.send(origin);
+                    }
+                }
+                FromAgent::Token { id, token } => {
+                    let waits = lock(&self.shared.tokens).remove(&id);
+                    if let Some(waits) = waits {
+                        let _ = waits.send(token);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what is known of an attachment's pod; its credentials are fetched before it asks.
+    fn learn(&self, attachment: Attachment, pod: Option<&link::Pod>) {
+        let key = pod.and_then(|pod| Key::of(pod, &self.endpoints));
+        let mut callers = lock(&self.callers);
+        let held = callers.entry(attachment).or_insert_with(Held::new);
+        // The new claim before the old one goes: what both need stays.
+        let known = held.lease.as_ref().map(|lease| lease.key());
+        if known != key.as_ref() {
+            held.lease = key.map(|key| Arc::new(self.cache.hold(&key, true)));
+        } else if let Some(key) = key {
+            self.cache.reconsider(&key);
+        }
+        held.caller.send_replace(caller(pod));
+    }
+}
+
+impl Held {
+    fn new() -> Self {
+        Self {
+            caller: watch::Sender::new(Caller::Undecided),
+            lease: None,
+        }
+    }
+}
+
+/// A pod in the words of the surface.
+fn caller(pod: Option<&link::Pod>) -> Caller {
+    let Some(pod) = pod else {
+        return Caller::Undecided;
+    };
+    let role = match &pod.assigned {
+        link::Assigned::Undecided => return Caller::Undecided,
+        link::Assigned::None { why } => Assigned::None(why.clone()),
+        link::Assigned::Refused { why } => Assigned::Refused(why.clone()),
+        link::Assigned::Role { grant, .. } => match Role::new(&grant.role.to_string()) {
+            Ok(role) => Assigned::Role(role),
+            Err(error) => {
+                warn!(role = %grant.role, %error, "Not answering for a role");
+                Assigned::Refused(error.to_string())
+            }
+        },
+    };
+    Caller::Known(Arc::new(Pod {
+        role,
+        imds_v1: pod.imds_v1,
+        facts: Facts::default(),
+    }))
+}
+
+impl Shared {
+    fn ask(&self, question: FromResponder) -> Option<()> {
+        lock(&self.out).as_ref()?.try_send(question).ok()
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Origins for Remote {
+    async fn take(&self, peer: SocketAddr, service: Service) -> Option<Attachment> {
+        let id = self.shared.number();
+        let (answer, waits) = oneshot::channel();
+        lock(&self.shared.origins).insert(id, answer);
+        let index = index(service);
+        let asked = self.shared.ask(FromResponder::Origin {
+            id,
+            peer,
+            service: index,
+        });
+        let origin = match asked {
+            Some(()) => timeout(PATIENCE, waits)
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .flatten(),
+            None => None,
+        };
+        lock(&self.shared.origins).remove(&id);
+        origin.map(|origin| origin.attachment)
+    }
+}
+
+impl Callers for Remote {
+    fn watch(&self, attachment: Attachment) -> Option<watch::Receiver<Caller>> {
+        let callers = lock(&self.callers);
+        callers.get(&attachment).map(|held| held.caller.subscribe())
+    }
+}
+
+impl Proofs for Remote {
+    async fn prove(&self, _attachment: Attachment, _token: &str) -> Proof {
+        Proof::Unavailable
+    }
+}
+
+impl Vault for Remote {
+    async fn credentials(&self, attachment: Attachment, role: &Role) -> Outcome {
+        let lease = lock(&self.callers)
+            .get(&attachment)
+            .and_then(|held| held.lease.clone());
+        match lease {
+            Some(lease) if lease.key().role == role.arn() => lease.get().await,
+            // The decision has changed since the request was read.
+            _ => Outcome::Transient,
+        }
+    }
+}
+
+impl Tokens for Line {
+    async fn token(&self, owner: &Owner, audience: &str) -> Result<Secret, Fault> {
+        let id = self.shared.number();
+        let (answer, waits) = oneshot::channel();
+        lock(&self.shared.tokens).insert(id, answer);
+        let asked = self.shared.ask(FromResponder::Token {
+            id,
+            pod_uid: owner.pod_uid.clone(),
+            audience: audience.to_owned(),
+        });
+        let token = match asked {
+            Some(()) => timeout(PATIENCE, waits).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        lock(&self.shared.tokens).remove(&id);
+        let fault = |message: String| Fault {
+            class: Class::Network,
+            code: "NoToken".to_owned(),
+            message,
+        };
+        match token {
+            Some(token) => token.map_err(fault),
+            None => Err(fault("the agent does not answer".to_owned())),
+        }
+    }
+}
+
+fn index(service: Service) -> u16 {
+    match service {
+        Service::ImdsV4 => 0,
+        Service::Ecs => 1,
+        Service::EksV4 => 2,
+        Service::ImdsV6 => 3,
+        Service::EksV6 => 4,
+    }
+}
+
+/// For jitter alone.
+fn chance() -> f64 {
+    let nanos = Timestamp::now().subsec_nanosecond();
+    f64::from(nanos.unsigned_abs() % 1000) / 1000.0
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
