@@ -36,7 +36,7 @@ const WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// How long and how much is read and thrown away behind the last answer. Closed with bytes unread, the kernel would reset, and the answer might be lost.
 const LINGER_WITHIN: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 64 * 1024;
-/// What the buffer of an idle connection may keep.
+/// What is read at a time at least, and what the buffer of an idle connection may keep.
 const SMALL_BUFFER: usize = 1024;
 
 /// A stream of bytes that can do what answers need of a socket.
@@ -96,6 +96,7 @@ pub(super) async fn serve<S: Transport, N: Node>(
         answered: 0,
     };
     let is_gone = tokio::select! {
+        biased;
         () = gone(caller) => true,
         () = conversation.hold() => false,
     };
@@ -207,7 +208,10 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
             } else {
                 self.seat.work();
             }
+            self.buffer.reserve(SMALL_BUFFER);
             tokio::select! {
+                // What is there is read before a timer is set: most heads are.
+                biased;
                 read = self.stream.read_buf(&mut *self.buffer) => match read {
                     Ok(0) | Err(_) => return Heard::End,
                     Ok(_) if is_idle && !is_first => deadline = Instant::now() + HEAD_WITHIN,

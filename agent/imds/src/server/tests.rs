@@ -167,6 +167,10 @@ impl Vault for Agent {
 
 fn server(agent: &Agent) -> Arc<Server<Agent>> {
     let (_, keys) = watch::channel(Arc::new(Keys::new(&[7; 32], None)));
+    server_with(agent, keys)
+}
+
+fn server_with(agent: &Agent, keys: watch::Receiver<Arc<Keys>>) -> Arc<Server<Agent>> {
     let settings = Settings {
         imds_v1: ImdsV1::Deny,
         keys,

@@ -94,3 +94,19 @@ proptest! {
         prop_assert!(!keys().is_good(&URL_SAFE_NO_PAD.encode(bytes), POD, at(0)));
     }
 }
+
+#[test]
+fn a_token_of_another_version_is_not_good_though_it_is_signed() {
+    let token = keys().mint(POD, 60, at(0), [9; 16]);
+    let mut bytes = URL_SAFE_NO_PAD.decode(token).expect("base64url");
+    bytes[0] = VERSION + 1;
+    let key = keys().current.key;
+    let tag = hmac::sign(&key, &signed(&bytes[..FIELDS], POD));
+    bytes[FIELDS..].copy_from_slice(tag.as_ref());
+    let token = URL_SAFE_NO_PAD.encode(&bytes);
+    assert!(!keys().is_good(&token, POD, at(1)));
+    bytes[0] = VERSION;
+    let tag = hmac::sign(&key, &signed(&bytes[..FIELDS], POD));
+    bytes[FIELDS..].copy_from_slice(tag.as_ref());
+    assert!(keys().is_good(&URL_SAFE_NO_PAD.encode(&bytes), POD, at(1)));
+}

@@ -90,6 +90,10 @@ impl Line {
     fn of(pod: u8) -> Self {
         let agent = Agent::new();
         let server = server(&agent);
+        Self::to(server, agent, pod)
+    }
+
+    fn to(server: Arc<Server<Agent>>, agent: Agent, pod: u8) -> Self {
         let (wire, theirs) = tokio::io::duplex(64 * 1024);
         let transport = Wire::new(theirs);
         let seen = Arc::clone(&transport.seen);
@@ -363,4 +367,20 @@ async fn a_connection_ends_with_its_attachment() {
     assert_eq!(said, "", "not even the answer that was on its way");
     assert_eq!(line.seen.resets.load(Relaxed), 1);
     assert_eq!(line.metrics.detached.load(Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_rotated_under_open_connections() {
+    let agent = Agent::new();
+    let first = Keys::new(&[7; 32], None);
+    let (rotating, keys) = watch::channel(Arc::new(first.clone()));
+    let mut line = Line::to(server_with(&agent, keys), agent, APP);
+    let token = line.token().await;
+    let mut second = first;
+    for (key, status) in [(8, "HTTP/1.1 200 "), (9, "HTTP/1.1 401 ")] {
+        second.rotate(&[key; 32]);
+        rotating.send_replace(Arc::new(second.clone()));
+        let (reply, _) = line.ask(&format!("GET {ROLES}"), &token).await;
+        assert!(reply.starts_with(status), "{reply}");
+    }
 }
