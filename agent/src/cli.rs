@@ -114,6 +114,9 @@ pub struct AgentArgs {
     /// Let `portcullis responder` answer pods' metadata requests, and hand it its sockets here [default: metadata is blocked]
     #[arg(long, value_name = "PATH")]
     pub responder: Option<PathBuf>,
+    /// How pods' credentials are got
+    #[arg(long, value_enum, default_value_t = SourceArg::Tokenrequest)]
+    pub source: SourceArg,
     /// The uid that the responder runs with: nobody else gets its sockets
     #[arg(long, value_name = "UID", default_value_t = 65532)]
     pub responder_uid: u32,
@@ -129,6 +132,15 @@ pub struct AgentArgs {
     /// Serve /healthz and /readyz over TCP too [default: on the socket only]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health: Option<SocketAddr>,
+}
+
+/// `--source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceArg {
+    /// A token of the pod's service account, made by the API server, then `AssumeRoleWithWebIdentity`
+    Tokenrequest,
+    /// `AssumeRole` with the responder's own credentials, as kube2iam does
+    AssumeRole,
 }
 
 /// `portcullis responder`.

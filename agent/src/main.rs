@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use portcullis::cli::{self, AgentArgs, Cli, Command, PlaceArgs, ResponderArgs, UnknownPodArg};
+use portcullis::cli::{
+    self, AgentArgs, Cli, Command, PlaceArgs, ResponderArgs, SourceArg, UnknownPodArg,
+};
 use portcullis::commands::ask::{self, runtime};
 use portcullis::commands::place::Place;
 use portcullis::commands::{mount_bpffs, uninstall};
@@ -16,6 +18,7 @@ use portcullis::pipe::UnlessClosed;
 use portcullis::responder::process;
 use portcullis::settings::{Settings, UnknownPod};
 use portcullis::{bridge, commands, run};
+use portcullis_imds::cache::SourceKind;
 use portcullis_imds::respond::ImdsV1;
 use tracing_subscriber::EnvFilter;
 
@@ -113,6 +116,10 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
         responder: arguments.responder,
         responder_uid: arguments.responder_uid,
+        source: match arguments.source {
+            SourceArg::Tokenrequest => SourceKind::TokenRequest,
+            SourceArg::AssumeRole => SourceKind::AssumeRole,
+        },
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,

@@ -36,12 +36,14 @@ use crate::settings::Settings;
 use crate::world::World;
 
 mod answer;
+mod callers;
 mod others;
 mod report;
 mod translated;
 mod want;
 
 pub use answer::View;
+pub use callers::{Callers, attachment};
 pub use others::rules_of_others;
 use translated::Translated;
 

@@ -15,8 +15,9 @@ use crate::dataplane::pins::this_owner;
 use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
 use crate::flowlog;
+use crate::kube::token::TokenMaker;
 use crate::kube::{Batch, event, manifests, watch as kube_watch};
-use crate::reconcile::{Node, rules_of_others};
+use crate::reconcile::{Callers, Node, rules_of_others};
 use crate::responder::address::Addresses;
 use crate::responder::link::{self, Link};
 use crate::responder::listeners;
@@ -51,18 +52,23 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (batches, changes) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
     let denials = feed.tell_pods(&settings.node, &mut tasks);
+    let feed_tokens = feed.tokens();
     let rereader = feed.start(batches, &mut tasks);
     let (lookup, lookups) = watch::channel(node.lookup());
+    let callers = watch::Sender::new(node.callers());
     let events = node.take_events()?;
     tasks.spawn(flowlog::run(events, lookups, denials));
     if let Some(path) = settings.responder.clone() {
         let (origins, lookup) = (node.origins()?, lookup.subscribe());
+        let (callers, tokens) = (callers.subscribe(), feed_tokens);
         let (owner, uid) = (this_owner()?, settings.responder_uid);
         tasks.spawn(async move {
             let link = Link {
                 listeners: listeners::open(&responder).await?,
                 origins,
                 lookup,
+                callers,
+                tokens,
                 owner,
                 uid,
             };
@@ -78,7 +84,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     tokio::select! {
-        () = world_loop(node, observed, changes, others, asked, lookup) => Err(anyhow!("the view of the node has ended")),
+        () = world_loop(node, observed, changes, others, asked, lookup, callers) => Err(anyhow!("the view of the node has ended")),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Ok(())) => Err(anyhow!("a task has ended")),
             Ok(Err(error)) => Err(error),
@@ -120,6 +126,14 @@ impl Feed {
             Ok(())
         });
         Some(sender)
+    }
+
+    /// Who makes web-identity tokens.
+    fn tokens(&self) -> Option<TokenMaker> {
+        match self {
+            Self::Manifests(..) => None,
+            Self::ApiServer(client) => Some(TokenMaker::new(client.clone())),
+        }
     }
 
     fn start(
@@ -167,6 +181,7 @@ async fn world_loop(
     mut others: mpsc::Receiver<Vec<Failure>>,
     mut asked: mpsc::Receiver<Request>,
     lookup: watch::Sender<flowlog::Lookup>,
+    callers: watch::Sender<Callers>,
 ) {
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -217,6 +232,12 @@ async fn world_loop(
         }
         tokio::task::block_in_place(|| node.reconcile());
         lookup.send_replace(node.lookup());
+        let now = node.callers();
+        callers.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
         match request {
             Some(Request::Synced(answer)) => waiting.push(answer),
             Some(Request::Pod(namespace, name, answer)) => {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_imds::cache::SourceKind;
+
 /// Everything that `portcullis agent` can be told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -28,6 +30,8 @@ pub struct Settings {
     pub metadata_allow: BTreeSet<(String, String)>,
     /// The socket over which the responder gets its listeners; metadata is blocked if absent.
     pub responder: Option<PathBuf>,
+    /// How pods' credentials are got.
+    pub source: SourceKind,
     /// The uid that the responder runs with.
     pub responder_uid: u32,
     /// What an interface without a known pod does.

@@ -198,6 +198,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         metadata_allow: std::collections::BTreeSet::new(),
         responder: None,
         responder_uid: 65532,
+        source: portcullis_imds::cache::SourceKind::TokenRequest,
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,
         metrics: None,

@@ -13,6 +13,7 @@ pub mod event;
 pub mod manifests;
 mod object;
 mod problem;
+pub mod token;
 pub mod watch;
 
 use std::time::Instant;

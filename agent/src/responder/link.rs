@@ -10,23 +10,28 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use portcullis_imds::caller::Attachment;
-use portcullis_imds::link::{FromAgent, FromResponder, LINE, Origin};
+use portcullis_common::abi::Owner as Mark;
+use portcullis_imds::cache::{Owner, SourceKind};
+use portcullis_imds::link::{Assigned, FromAgent, FromResponder, LINE, Origin};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{info, warn};
 
 use super::listeners::Listeners;
 use super::origin::{Holder, Origins};
-use crate::dataplane::names::uid_digest;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
-use portcullis_common::abi::Owner;
+use crate::kube::token::TokenMaker;
+use crate::reconcile::{Callers, attachment};
 
 /// How long an origin may take to be known: the tables of a pod that is starting are written a moment before they are told to us.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Lines that wait to be written.
+const QUEUE: usize = 1024;
 
 /// All that an answer is made of.
 pub struct Link {
@@ -36,8 +41,12 @@ pub struct Link {
     pub origins: Origins,
     /// Who holds which slot.
     pub lookup: watch::Receiver<Lookup>,
+    /// What is known of pods.
+    pub callers: watch::Receiver<Callers>,
+    /// Who makes tokens; nobody where there is no API server.
+    pub tokens: Option<TokenMaker>,
     /// This boot and network namespace.
-    pub owner: Owner,
+    pub owner: Mark,
     /// The only uid that may connect.
     pub uid: u32,
 }
@@ -97,9 +106,23 @@ impl Link {
         self.hand_over(&stream)
             .await
             .context("handing over the listeners")?;
-        let (read, mut write) = stream.into_split();
-        let mut read = BufReader::new(read);
+        let (read, write) = stream.into_split();
+        let (out, lines) = mpsc::channel(QUEUE);
+        let callers = self.callers.clone();
+        tokio::select! {
+            result = write_lines(write, lines) => result,
+            result = tell(callers, out.clone()) => result,
+            result = self.answer(BufReader::new(read), out) => result,
+        }
+    }
+
+    async fn answer(
+        &mut self,
+        mut read: BufReader<OwnedReadHalf>,
+        out: mpsc::Sender<FromAgent>,
+    ) -> Result<()> {
         let mut line = Vec::new();
+        let mut tokens = JoinSet::new();
         loop {
             line.clear();
             let length = (&mut read)
@@ -110,18 +133,46 @@ impl Link {
             if length == 0 {
                 return Ok(());
             }
-            let Ok(FromResponder::Origin { id, peer, service }) = serde_json::from_slice(&line)
-            else {
-                bail!("it said something that no responder says");
-            };
-            let origin = self.origin(peer, service).await;
-            let mut answer = serde_json::to_vec(&FromAgent::Origin { id, origin })?;
-            answer.push(b'\n');
-            write
-                .write_all(&answer)
-                .await
-                .context("answering the responder")?;
+            while tokens.try_join_next().is_some() {}
+            match serde_json::from_slice(&line) {
+                Ok(FromResponder::Origin { id, peer, service }) => {
+                    let origin = self.origin(peer, service).await;
+                    out.send(FromAgent::Origin { id, origin }).await?;
+                }
+                Ok(FromResponder::Token {
+                    id,
+                    pod_uid,
+                    audience,
+                }) => {
+                    let owner = self.owner_of(&pod_uid, &audience);
+                    let (maker, out) = (self.tokens.clone(), out.clone());
+                    tokens.spawn(async move {
+                        let token = match (owner, maker) {
+                            (Some(owner), Some(maker)) => maker.token(&owner, &audience).await,
+                            (None, _) => Err("this pod has no role by web identity".to_owned()),
+                            (_, None) => Err("there is no API server".to_owned()),
+                        };
+                        // The link may be gone.
+                        let _ = out.send(FromAgent::Token { id, token }).await;
+                    });
+                }
+                Err(_) => bail!("it said something that no responder says"),
+            }
         }
+    }
+
+    /// The pod of this uid, if it has a role that is got with a token for this audience.
+    fn owner_of(&self, pod_uid: &str, audience: &str) -> Option<Owner> {
+        let callers = self.callers.borrow();
+        let pod = callers
+            .values()
+            .flatten()
+            .find(|pod| pod.owner.pod_uid == pod_uid)?;
+        let Assigned::Role { source, grant } = &pod.assigned else {
+            return None;
+        };
+        let wanted = grant.web.clone().unwrap_or_default().audience;
+        (*source != SourceKind::AssumeRole && wanted == audience).then(|| pod.owner.clone())
     }
 
     /// Says what the sockets are, and sends them along.
@@ -188,11 +239,38 @@ impl Link {
     }
 }
 
-/// Interfaces keep their index for as long as they are there, and the kernel gives a number again only after all others.
-fn attachment(owner: &Owner, ifindex: u32) -> Attachment {
-    let boot = u128::from_be_bytes(owner.boot_id);
-    Attachment(uid_digest(&format!(
-        "attachment {boot:x} {} {ifindex}",
-        owner.netns_cookie
-    )))
+async fn write_lines(
+    mut write: OwnedWriteHalf,
+    mut lines: mpsc::Receiver<FromAgent>,
+) -> Result<()> {
+    while let Some(said) = lines.recv().await {
+        let mut line = serde_json::to_vec(&said)?;
+        line.push(b'\n');
+        write
+            .write_all(&line)
+            .await
+            .context("telling the responder")?;
+    }
+    Ok(())
+}
+
+/// Says what is known of every pod, then what becomes different.
+async fn tell(mut callers: watch::Receiver<Callers>, out: mpsc::Sender<FromAgent>) -> Result<()> {
+    let mut told = Callers::new();
+    loop {
+        let now = callers.borrow_and_update().clone();
+        for (attachment, pod) in &now {
+            if told.get(attachment) != Some(pod) {
+                let pod = pod.as_deref().cloned().map(Box::new);
+                let attachment = *attachment;
+                out.send(FromAgent::Pod { attachment, pod }).await?;
+            }
+        }
+        for attachment in told.keys().filter(|known| !now.contains_key(known)) {
+            let attachment = *attachment;
+            out.send(FromAgent::Gone { attachment }).await?;
+        }
+        told = now;
+        callers.changed().await?;
+    }
 }
