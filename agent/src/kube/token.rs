@@ -27,8 +27,8 @@ impl TokenMaker {
     pub async fn token(&self, owner: &Owner, audience: &str) -> Result<Secret, String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &owner.namespace);
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: vec![audience.to_owned()],
+            spec: Some(TokenRequestSpec {
+                audiences: Some(vec![audience.to_owned()]),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
                     kind: Some("Pod".to_owned()),
@@ -36,16 +36,17 @@ impl TokenMaker {
                     uid: Some(owner.pod_uid.clone()),
                 }),
                 expiration_seconds: Some(LIFE_SECS),
-            },
+                ..TokenRequestSpec::default()
+            }),
             ..TokenRequest::default()
         };
         let answer = accounts
             .create_token_request(&owner.service_account, &PostParams::default(), &request)
             .await
             .map_err(|error| format!("the API server makes no token: {error}"))?;
-        let status = answer
-            .status
-            .ok_or_else(|| "the API server answered without a token".to_owned())?;
-        Ok(Secret::new(status.token))
+        let token = answer.status.and_then(|status| status.token);
+        token
+            .map(Secret::new)
+            .ok_or_else(|| "the API server answered without a token".to_owned())
     }
 }
