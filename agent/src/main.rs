@@ -110,6 +110,7 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
         responder: arguments.responder,
         responder_uid: arguments.responder_uid,
+        roles: arguments.roles.try_into()?,
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,

@@ -29,7 +29,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Access, AsWhom};
-use crate::settings::{Settings, UnknownPod};
+use crate::settings::{Roles, Settings, UnknownPod};
 use crate::{api, bridge};
 
 /// Namespace of the agents.
@@ -198,6 +198,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         metadata_allow: std::collections::BTreeSet::new(),
         responder: None,
         responder_uid: 65532,
+        roles: Roles::default(),
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,
         metrics: None,
