@@ -1,6 +1,7 @@
 //! What can be typed. What it means is in `settings`, in `commands::place` and in the modules that are called.
 
 mod ask;
+mod iam;
 mod roles;
 mod value;
 
@@ -14,6 +15,7 @@ pub use ask::{
     Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, LintArgs, Output, PLUGIN, PatienceArgs,
     PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
+pub use iam::{IamArgs, IamCommand, WhoamiArgs};
 pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs};
 use value::{duration, service_account};
 

@@ -207,6 +207,10 @@ async fn world_loop(
                 let _ = answer.send(node.view());
                 continue;
             }
+            Some(Request::Roles(answer)) => {
+                let _ = answer.send(node.roles());
+                continue;
+            }
             _ => {}
         }
         while let Ok(batch) = changes.try_recv() {
