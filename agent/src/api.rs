@@ -8,6 +8,7 @@
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `GET /v1/explain?source=&destination=&nodes=` | [`Said`](crate::commands::explain::Said): both sides of a connection, or of one to each backend of a Service, from this agent's objects |
 //! | `GET /v1/pods/NAMESPACE/NAME` | [`PodStatus`]: whether its policies are in force |
+//! | `GET /v1/roles?pod=` | [`NodeRoles`]: the roles of this node's pods, or of one, and why |
 //! | `GET /v1/bpf/progs`, `/v1/bpf/maps` | what is pinned |
 //! | `GET /v1/bpf/maps/NAME?raw=&limit=` | entries of a map |
 //! | `POST /v1/synced` | 204 once everything that was present at the call is in force in the kernel |
@@ -35,7 +36,7 @@ use crate::failure::{Failure, exit};
 use crate::kube::manifests::Rereader;
 use crate::metrics;
 use crate::reconcile::View;
-use crate::report::{NodeStatus, PodStatus};
+use crate::report::{NodeRoles, NodeStatus, PodStatus};
 use crate::settings::Settings;
 
 /// What the admin socket asks of the world task.
@@ -46,6 +47,8 @@ pub enum Request {
     View(oneshot::Sender<View>),
     /// Whether a pod's policies are in force, after everything that stood in the channels before.
     Pod(String, String, oneshot::Sender<PodStatus>),
+    /// The roles of this node's pods.
+    Roles(oneshot::Sender<NodeRoles>),
     /// Answered once everything that stood in the channels before is in force.
     Synced(oneshot::Sender<()>),
 }
@@ -130,6 +133,7 @@ fn admin(context: Context) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/explain", get(explain))
         .route("/v1/pods/{namespace}/{name}", get(pod))
+        .route("/v1/roles", get(roles))
         .route("/v1/bpf/progs", get(progs))
         .route("/v1/bpf/maps", get(maps))
         .route("/v1/bpf/maps/{name}", get(dump))
@@ -232,6 +236,25 @@ async fn pod(
 ) -> Response {
     match put(&context, |answer| Request::Pod(namespace, name, answer)).await {
         Ok(status) => axum::Json(status).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// Whose roles.
+#[derive(Deserialize)]
+struct Whose {
+    /// `namespace/name`; all pods of the node if absent.
+    pod: Option<String>,
+}
+
+async fn roles(State(context): State<Context>, Query(whose): Query<Whose>) -> Response {
+    match put(&context, Request::Roles).await {
+        Ok(mut roles) => {
+            if let Some(pod) = whose.pod {
+                roles.items.retain(|role| role.pod == pod);
+            }
+            axum::Json(roles).into_response()
+        }
         Err(response) => response,
     }
 }

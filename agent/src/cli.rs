@@ -1,6 +1,8 @@
 //! What can be typed. What it means is in `settings`, in `commands::place` and in the modules that are called.
 
 mod ask;
+mod iam;
+mod roles;
 mod value;
 
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ pub use ask::{
     Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, LintArgs, Output, PLUGIN, PatienceArgs,
     PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
+pub use iam::{IamArgs, IamCommand, WhoamiArgs};
+pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs};
 use value::{duration, service_account};
 
 /// Guards the pods of a node: metadata guard and network policy in eBPF.
@@ -132,6 +136,9 @@ pub struct AgentArgs {
     /// Serve /healthz and /readyz over TCP too [default: on the socket only]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health: Option<SocketAddr>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields have their own")]
+    pub roles: RoleArgs,
 }
 
 /// `--source`.

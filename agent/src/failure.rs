@@ -85,6 +85,8 @@ pub const CODES: &[Code] = &[
         "another policy agent's chains are on the node",
         exit::NEGATIVE,
     ),
+    code("PC3001", "a setting of roles is wrong", exit::USAGE),
+    code("PC3002", "the pod is not known", exit::NEGATIVE),
     code(
         "PC4001",
         "the API server cannot be reached",

@@ -16,7 +16,7 @@ use portcullis::commands::{mount_bpffs, uninstall};
 use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
 use portcullis::responder::process;
-use portcullis::settings::{Settings, UnknownPod};
+use portcullis::settings::{Roles, Settings, UnknownPod};
 use portcullis::{bridge, commands, run};
 use portcullis_imds::cache::SourceKind;
 use portcullis_imds::respond::ImdsV1;
@@ -104,6 +104,10 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
             .to_string_lossy()
             .into_owned(),
     };
+    let source = match arguments.source {
+        SourceArg::Tokenrequest => SourceKind::TokenRequest,
+        SourceArg::AssumeRole => SourceKind::AssumeRole,
+    };
     let settings = Settings {
         node,
         manifests: arguments.manifests,
@@ -116,9 +120,10 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
         responder: arguments.responder,
         responder_uid: arguments.responder_uid,
-        source: match arguments.source {
-            SourceArg::Tokenrequest => SourceKind::TokenRequest,
-            SourceArg::AssumeRole => SourceKind::AssumeRole,
+        source,
+        roles: Roles {
+            kind: source.kind(),
+            ..arguments.roles.try_into()?
         },
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {

@@ -101,7 +101,7 @@ impl Node {
         }
         let dataplane = Dataplane::open(&settings.bpffs)?;
         let mut node = Self {
-            world: World::new(&settings.node),
+            world: World::new(&settings.node).with_roles(settings.roles.clone()),
             settings,
             responder: responder.to_vec(),
             observed,

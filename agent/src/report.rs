@@ -1,9 +1,13 @@
 //! What the agent says of itself: one value, which `status`, metrics, readiness and the event log read.
 
+mod roles;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use roles::{NodeRoles, RoleStatus};
 
 /// `GET /v1/status`, and `portcullis status -o json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
 use crate::flowlog;
 use crate::kube::token::TokenMaker;
-use crate::kube::{Batch, event, manifests, watch as kube_watch};
+use crate::kube::{Batch, Keep, event, manifests, watch as kube_watch};
 use crate::reconcile::{Callers, Node, rules_of_others};
 use crate::responder::address::Addresses;
 use crate::responder::link::{self, Link};
@@ -34,7 +34,8 @@ const RULES_SHARE: u32 = 100;
 /// Runs until SIGTERM or SIGINT. Nothing is detached at the end: the pins go on guarding.
 pub async fn run(settings: Settings) -> Result<()> {
     // Whatever can be wrong with the settings is found before anything is attached.
-    let feed = Feed::open(&settings).await?;
+    let keep = Keep::for_roles(&settings.node, settings.roles.reader.keys.clone());
+    let feed = Feed::open(&settings, keep).await?;
     let own = Addresses::of(&this_owner()?);
     let (mut observed, _observer) = observe(&settings.cni_results, own.all().into())
         .await
@@ -98,16 +99,16 @@ pub async fn run(settings: Settings) -> Result<()> {
 /// Where objects come from: files if there are any to read, else the API server.
 enum Feed {
     Manifests(manifests::Feed, manifests::Rereader),
-    ApiServer(kube::Client),
+    ApiServer(kube::Client, Keep),
 }
 
 impl Feed {
-    async fn open(settings: &Settings) -> Result<Self> {
+    async fn open(settings: &Settings, keep: Keep) -> Result<Self> {
         if let Some(directory) = &settings.manifests {
-            let (feed, rereader) = manifests::Feed::open(directory)?;
+            let (feed, rereader) = manifests::Feed::open(directory, keep)?;
             return Ok(Self::Manifests(feed, rereader));
         }
-        Ok(Self::ApiServer(kube_watch::connect().await?))
+        Ok(Self::ApiServer(kube_watch::connect().await?, keep))
     }
 
     /// Where denials become events on their pods: at an API server only.
@@ -116,7 +117,7 @@ impl Feed {
         node: &str,
         tasks: &mut JoinSet<Result<()>>,
     ) -> Option<mpsc::Sender<flowlog::Denial>> {
-        let Self::ApiServer(client) = self else {
+        let Self::ApiServer(client, _) = self else {
             return None;
         };
         let (sender, receiver) = mpsc::channel(event::QUEUE);
@@ -146,8 +147,8 @@ impl Feed {
                 tasks.spawn(async move { feed.run(batches).await.context("reading manifests") });
                 Some(rereader)
             }
-            Self::ApiServer(client) => {
-                let mut watches = kube_watch::spawn(&client, &batches);
+            Self::ApiServer(client, keep) => {
+                let mut watches = kube_watch::spawn(&client, &keep, &batches);
                 tasks.spawn(async move {
                     watches.join_next().await;
                     Err(anyhow!("a watch has ended"))
@@ -219,6 +220,10 @@ async fn world_loop(
             }
             Some(Request::View(answer)) => {
                 let _ = answer.send(node.view());
+                continue;
+            }
+            Some(Request::Roles(answer)) => {
+                let _ = answer.send(node.roles());
                 continue;
             }
             _ => {}

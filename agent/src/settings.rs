@@ -1,11 +1,14 @@
 //! What the agent was told to do, as it means it: `cli` holds what was typed.
 
+mod roles;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis_imds::cache::SourceKind;
+pub use roles::Roles;
 
 /// Everything that `portcullis agent` can be told.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Settings {
     pub source: SourceKind,
     /// The uid that the responder runs with.
     pub responder_uid: u32,
+    /// How roles are decided.
+    pub roles: Roles,
     /// What an interface without a known pod does.
     pub unknown_pod: UnknownPod,
     /// How long a connection that was open when the agent first came to the node may be silent and still be known; none is if absent.

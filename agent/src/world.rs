@@ -3,15 +3,17 @@
 //! ```text
 //! Batch of Change --apply--> World --snapshot--> policy::model::World (compiler)
 //!                              |  \--services---> Services (explain)
-//! CNI records -----local---/       \--refused, feeds, counts, service_addresses (status, dataplane)
+//! CNI records -----local---/      |\--roles----> decision for each pod of this node
+//!                                  \--refused, feeds, counts, service_addresses (status, dataplane)
 //! ```
 //! Output is a function of what is true now, not of the way there: any order of the same changes ends in the same snapshot. No I/O, no clock (times
 //! come in), no lock: one task owns it and hands out snapshots. Snapshots share their records: taking one copies nothing,
 //! and a change copies only what it touches.
 
 mod backends;
+mod by_name;
 mod local;
-mod pods;
+mod roles;
 mod services;
 mod status;
 
@@ -21,10 +23,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use imbl::OrdMap;
+use portcullis_imds::role::Annotations;
 use portcullis_policy::model::{self, PolicyKind, PolicyRef, Workload};
 
-use self::pods::Pods;
+use self::by_name::ByName;
 pub use backends::{Backends, Lacks, WantedPort};
+pub use roles::{PodRole, PodRoles};
 pub use services::{ServiceAddress, Services};
 pub use status::{Counts, Feed, Refusal};
 
@@ -37,7 +41,7 @@ type Name = (String, String);
 #[derive(Debug)]
 pub struct World {
     model: Arc<model::World>,
-    pods: Pods,
+    pods: ByName<Pod>,
     /// Pods bound to this node, by uid.
     local: BTreeMap<String, Name>,
     services: Arc<Services>,
@@ -49,6 +53,7 @@ pub struct World {
     owners: OrdMap<IpAddr, Arc<Workload>>,
     generation: u64,
     services_generation: u64,
+    roles: roles::Roles,
 }
 
 impl World {
@@ -60,7 +65,7 @@ impl World {
                 node: node.to_owned(),
                 ..model::World::default()
             }),
-            pods: Pods::default(),
+            pods: ByName::default(),
             local: BTreeMap::new(),
             services: Arc::default(),
             refused: BTreeMap::new(),
@@ -69,6 +74,7 @@ impl World {
             owners: OrdMap::new(),
             generation: 0,
             services_generation: 0,
+            roles: roles::Roles::default(),
         }
     }
 
@@ -99,6 +105,7 @@ impl World {
                 false
             }
         };
+        self.settle();
         self.generation += u64::from(changed);
         changed
     }
@@ -133,10 +140,11 @@ impl World {
         self.owners.clone()
     }
 
-    /// Whether every kind has been listed completely: only then may tables be written or swept.
+    /// Whether every kind that is in tables has been listed completely: only then may they be written or swept.
     #[must_use]
     pub fn in_sync(&self) -> bool {
-        self.feeds.values().all(|feed| feed.in_sync)
+        let mut feeds = self.feeds.iter();
+        feeds.all(|(kind, feed)| feed.in_sync || !kind.is_in_tables())
     }
 
     /// State of each kind's feed.
@@ -160,7 +168,7 @@ impl World {
     /// A pod by name.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        self.pods.get(&(namespace.to_owned(), name.to_owned()))
+        self.pods.get(namespace, name)
     }
 
     /// How many objects there are.
@@ -189,6 +197,7 @@ impl World {
             key,
             object,
             problems,
+            annotations,
         } = entry;
         self.note_refusal(&key, object.is_none(), problems, now);
         let Some(object) = object else {
@@ -196,6 +205,7 @@ impl World {
         };
         match object {
             Object::Namespace(labels) => {
+                self.note_namespace(&key.name, annotations);
                 self.model.namespaces.get(&key.name) != Some(&labels) && {
                     self.model_mut().namespaces.insert(key.name, labels);
                     true
@@ -216,7 +226,11 @@ impl World {
                     true
                 }
             }
-            Object::Pod(pod) => self.put_pod(name_of(key), pod),
+            Object::Pod(pod) => self.put_pod(name_of(key), pod, annotations),
+            Object::ServiceAccount(account) => {
+                self.put_account(name_of(key), account, annotations);
+                false
+            }
             Object::Service(service) => {
                 let name = name_of(key);
                 self.services.services.get(&name).map(|known| &**known) != Some(&service) && {
@@ -235,25 +249,27 @@ impl World {
         }
     }
 
-    fn put_pod(&mut self, name: Name, pod: Pod) -> bool {
-        if self.pods.get(&name) == Some(&pod) {
+    fn put_pod(&mut self, name: Name, pod: Pod, annotations: Option<Arc<Annotations>>) -> bool {
+        let is_local = pod.workload.node.as_deref() == Some(self.model.node.as_str());
+        let known = self.pods.get(&name.0, &name.1);
+        if known == Some(&pod) {
+            // What it says of its role is nothing that a table holds.
+            if is_local && !self.is_noted(&pod.workload.uid, annotations.as_ref()) {
+                self.note_pod(&pod.workload.uid, annotations);
+            }
             return false;
         }
         // A successor of the same name has another uid: nothing of its predecessor may stay.
-        if self
-            .pods
-            .get(&name)
-            .is_some_and(|old| old.workload.uid != pod.workload.uid)
-        {
+        if known.is_some_and(|old| old.workload.uid != pod.workload.uid) {
             self.forget_pod(&name);
         }
         let uid = &pod.workload.uid;
         let was_local = self.local.contains_key(uid);
-        let is_local = pod.workload.node.as_deref() == Some(self.model.node.as_str());
         if is_local {
             self.local.insert(uid.clone(), name.clone());
-        } else {
-            self.local.remove(uid);
+            self.note_pod(uid, annotations);
+        } else if self.local.remove(uid).is_some() {
+            self.forget_pod_annotations(uid);
         }
         self.services_generation += u64::from(was_local || is_local);
         let workload = self.effective(&pod);
@@ -288,10 +304,16 @@ impl World {
     }
 
     fn delete(&mut self, key: &Key, uid: Option<&str>) -> bool {
-        if key.kind == Kind::Pod
-            && let (Some(uid), Some(pod)) = (uid, self.pods.get(&name_of(key.clone())))
-            && pod.workload.uid != uid
-        {
+        let name = name_of(key.clone());
+        let is_other = uid.is_some_and(|uid| match key.kind {
+            Kind::Pod => {
+                let pod = self.pods.get(&name.0, &name.1);
+                pod.is_some_and(|pod| pod.workload.uid != uid)
+            }
+            Kind::ServiceAccount => self.is_other_account(&name, uid),
+            _ => false,
+        });
+        if is_other {
             // The successor is here already.
             return false;
         }
@@ -312,8 +334,13 @@ impl World {
             changed |= self.put(entry, now);
         }
         // Documents have no feed of their own.
-        if let Some(feed) = self.feeds.get_mut(&kind) {
-            changed |= !std::mem::replace(&mut feed.in_sync, true);
+        if let Some(feed) = self.feeds.get_mut(&kind)
+            && !std::mem::replace(&mut feed.in_sync, true)
+        {
+            changed |= kind.is_in_tables();
+            if Kind::OF_ROLES.contains(&kind) {
+                self.touch_all();
+            }
         }
         changed
     }
@@ -334,6 +361,10 @@ impl World {
             Kind::Namespace => self.model.namespaces.keys().map(plain).collect(),
             Kind::Node => self.model.nodes.keys().map(plain).collect(),
             Kind::Pod => self.pods.names().map(|name| namespaced(&name)).collect(),
+            Kind::ServiceAccount => {
+                let names = self.roles.accounts.names();
+                names.map(|name| namespaced(&name)).collect()
+            }
             Kind::Service => self.services.services.keys().map(namespaced).collect(),
             Kind::EndpointSlice => self.services.slices.keys().map(namespaced).collect(),
             Kind::NetworkPolicy => self
@@ -357,8 +388,10 @@ impl World {
     fn forget(&mut self, key: &Key) -> bool {
         match key.kind {
             Kind::Namespace => {
-                self.model.namespaces.contains_key(&key.name)
-                    && self.model_mut().namespaces.remove(&key.name).is_some()
+                self.model.namespaces.contains_key(&key.name) && {
+                    self.forget_namespace_annotations(&key.name);
+                    self.model_mut().namespaces.remove(&key.name).is_some()
+                }
             }
             Kind::Node => {
                 self.model.nodes.contains_key(&key.name) && {
@@ -388,6 +421,10 @@ impl World {
                 self.services.slices.contains_key(&name)
                     && self.services_mut().slices.remove(&name).is_some()
             }
+            Kind::ServiceAccount => {
+                self.forget_account(&name_of(key.clone()));
+                false
+            }
             Kind::Document => false,
         }
     }
@@ -400,6 +437,7 @@ impl World {
         // Two names with one uid happen in broken feeds only; the uid is then that of the name that claimed it last.
         if self.local.get(uid) == Some(name) {
             self.local.remove(uid);
+            self.forget_pod_annotations(uid);
             self.services_generation += 1;
         }
         let owner = self.model.workloads.get(uid);

@@ -50,7 +50,7 @@ fn the_agent_has_these_rights_and_no_others() {
     assert_eq!(
         of_kind(&manifest, "ClusterRole")["rules"],
         json!([
-            {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "services"], "verbs": read},
+            {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "services", "serviceaccounts"], "verbs": read},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
             {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
             {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},

@@ -75,6 +75,7 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/restart.rs", Rung::Netns),
     ("tests/tests/leak.rs", Rung::Netns),
     ("tests/tests/feed.rs", Rung::Agent),
+    ("tests/tests/roles.rs", Rung::Agent),
     ("tests/tests/cluster.rs", Rung::Cluster),
 ];
 

@@ -7,6 +7,7 @@ use clap::{
     ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 
+use super::iam::IamCommand;
 use super::value::{duration, pod, service_account};
 
 /// The verbs that ask agents, or files, and change nothing: all that `kubectl portcullis` knows.
@@ -21,6 +22,9 @@ pub enum Ask {
     /// Policies as objects, before they are in force
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Which role pods have, and why
+    #[command(subcommand)]
+    Iam(IamCommand),
     /// Look at pinned programs and maps
     #[command(subcommand)]
     Bpf(BpfCommand),
@@ -329,6 +333,7 @@ mod tests {
                 "explain",
                 "wait",
                 "policy",
+                "iam",
                 "bpf",
                 "explain-error"
             ]
@@ -343,6 +348,9 @@ mod tests {
             "portcullis status -w -l zone=a --as eve --as-group ops --as-group dev",
             "portcullis wait -l app=web -n shop --timeout 1m",
             "portcullis bpf maps -l zone=a --context prod",
+            "portcullis iam whoami pod/web -n shop -o json",
+            "portcullis iam whoami -A --node n1",
+            "portcullis iam check",
         ] {
             let words = line.split(' ');
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -363,6 +371,8 @@ mod tests {
             "portcullis wait pod/web -l app=web",
             "portcullis wait -l app=web --synced",
             "portcullis status -w --verbose",
+            "portcullis iam whoami",
+            "portcullis iam whoami shop/web -A",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

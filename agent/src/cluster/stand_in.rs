@@ -29,7 +29,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Access, AsWhom};
-use crate::settings::{Settings, UnknownPod};
+use crate::settings::{Roles, Settings, UnknownPod};
 use crate::{api, bridge};
 
 /// Namespace of the agents.
@@ -199,6 +199,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         responder: None,
         responder_uid: 65532,
         source: portcullis_imds::cache::SourceKind::TokenRequest,
+        roles: Roles::default(),
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,
         metrics: None,

@@ -15,16 +15,16 @@ use tokio::runtime::Runtime;
 use super::bpf::{self, Document};
 use super::explain::{self, Question, Said, Word};
 use super::place::{Local, Place};
-use super::{API_VERSION, lint, status, wait};
+use super::{API_VERSION, iam, lint, status, wait};
 use crate::cli::{
-    Ask, BpfArgs, BpfCommand, ExplainArgs, Output, PlaceArgs, PolicyCommand, StatusArgs,
-    StatusOutput, Verdict,
+    Ask, BpfArgs, BpfCommand, ExplainArgs, IamArgs, IamCommand, Output, PlaceArgs, PolicyCommand,
+    StatusArgs, StatusOutput, Verdict, WhoamiArgs,
 };
 use crate::client::{self, ClientError, Line};
 use crate::cluster::{Access, Asked, Cluster, Fleet};
 use crate::failure::{self, Failure, exit};
 use crate::pipe::{self, UnlessClosed};
-use crate::report::NodeStatus;
+use crate::report::{NodeRoles, NodeStatus};
 
 /// Entries of a map that each node of a cluster sends.
 const MOST_ENTRIES: usize = 10_000;
@@ -47,6 +47,12 @@ pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
             let json = arguments.output == Output::Json;
             lint::lint(&arguments.files, arguments.strict, json, out)
         }
+        Ask::Iam(IamCommand::Whoami(arguments)) => ask_whoami(arguments, plugin, out),
+        Ask::Iam(IamCommand::Check(arguments)) => {
+            let json = arguments.output == Output::Json;
+            let (heard, _) = hear(arguments, |_| None, plugin)?;
+            iam::check(heard, json, out)
+        }
         Ask::Bpf(command) => ask_bpf(command, plugin, out),
         Ask::ExplainError { code } => failure::explain_error(&code, out),
     }
@@ -59,6 +65,9 @@ pub fn wants_json(question: &Ask) -> bool {
         Ask::Status(arguments) => arguments.output == StatusOutput::Json,
         Ask::Explain(arguments) => arguments.output == Output::Json,
         Ask::Policy(PolicyCommand::Lint(arguments)) => arguments.output == Output::Json,
+        Ask::Iam(IamCommand::Whoami(WhoamiArgs { iam, .. }) | IamCommand::Check(iam)) => {
+            iam.output == Output::Json
+        }
         Ask::Bpf(BpfCommand::Progs(bpf) | BpfCommand::Maps(bpf) | BpfCommand::Dump { bpf, .. }) => {
             bpf.output == Output::Json
         }
@@ -170,6 +179,55 @@ fn ask_explain(arguments: ExplainArgs, plugin: bool, out: &mut dyn Write) -> Res
     }
 }
 
+fn ask_whoami(arguments: WhoamiArgs, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    let WhoamiArgs {
+        pod,
+        all: _,
+        namespace,
+        iam,
+    } = arguments;
+    let json = iam.output == Output::Json;
+    let whose = |default: &str| {
+        let (of_pod, name) = pod?;
+        let namespace = of_pod.or(namespace);
+        Some(format!(
+            "{}/{name}",
+            namespace.as_deref().unwrap_or(default)
+        ))
+    };
+    let (heard, pod) = hear(iam, whose, plugin)?;
+    iam::whoami(&heard, pod.as_deref(), json, out)
+}
+
+/// Asks for roles: of the pod that `whose` names, told the default namespace, or of all.
+fn hear(
+    arguments: IamArgs,
+    whose: impl FnOnce(&str) -> Option<String>,
+    plugin: bool,
+) -> Result<(iam::Heard, Option<String>)> {
+    let limit = arguments.patience.timeout;
+    match place(plugin, arguments.place)? {
+        Place::Here(socket) => {
+            let pod = whose("default");
+            let path = iam::path(pod.as_deref());
+            let asked = client::ask::<NodeRoles>(&socket, &path);
+            let heard = iam::Heard::here(runtime()?.block_on(in_time(limit, asked))?);
+            Ok((heard, pod))
+        }
+        Place::Cluster(access) => runtime()?.block_on(async {
+            let cluster = access.connect().await?;
+            let pod = whose(&cluster.default_namespace);
+            let path = iam::path(pod.as_deref());
+            let question = |mut line: Line| {
+                let path = path.clone();
+                async move { put::<NodeRoles>(&mut line, &path).await }
+            };
+            let (fleet, asked) = ask_fleet(&cluster, limit, question).await?;
+            Ok((iam::Heard::everywhere(asked, &fleet.missing), pod))
+        }),
+    }
+}
+
 fn ask_bpf(command: BpfCommand, plugin: bool, out: &mut dyn Write) -> Result<u8> {
     match command {
         BpfCommand::Progs(arguments) => {
@@ -274,7 +332,18 @@ async fn ask_all<T, A>(
 where
     A: Future<Output = Result<T, Failure>>,
 {
-    let cluster: Cluster = access.connect().await?;
+    ask_fleet(&access.connect().await?, limit, question).await
+}
+
+/// The same of a cluster that is connected to.
+async fn ask_fleet<T, A>(
+    cluster: &Cluster,
+    limit: Duration,
+    question: impl Fn(Line) -> A,
+) -> Result<(Fleet, Vec<Asked<T>>), Failure>
+where
+    A: Future<Output = Result<T, Failure>>,
+{
     let fleet = in_time(limit, cluster.fleet()).await?;
     let asked = cluster
         .each(&fleet.agents, limit, |_, line| question(line))

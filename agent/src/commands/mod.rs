@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod bpf;
 pub mod explain;
+pub mod iam;
 pub mod lint;
 pub mod mount_bpffs;
 pub mod place;

@@ -10,6 +10,7 @@
 
 pub mod convert;
 pub mod event;
+mod keep;
 pub mod manifests;
 mod object;
 mod problem;
@@ -19,9 +20,10 @@ pub mod watch;
 use std::time::Instant;
 
 pub use convert::Trap;
+pub use keep::Keep;
 pub use object::{
-    EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, ServicePort, SliceEndpoint,
-    SlicePort, Way,
+    EndpointSlice, Entry, HostPort, Key, Kind, Object, Pod, Service, ServiceAccount, ServicePort,
+    SliceEndpoint, SlicePort, Way,
 };
 pub use problem::{Problem, Reason};
 

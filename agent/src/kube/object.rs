@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use portcullis_imds::role::Annotations;
 use portcullis_policy::model::{Labels, Node, Policy, Protocol, Workload};
 
 use super::problem::Problem;
@@ -26,20 +27,32 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `v1` `ServiceAccount`.
+    ServiceAccount,
     /// A document of a manifest directory that is no object of the kinds above; only ever refused.
     Document,
 }
 
 impl Kind {
-    /// The kinds that have a feed, each of which has to be in sync before the first table is written.
-    pub const FED: [Self; 6] = [
+    /// The kinds that have a feed.
+    pub const FED: [Self; 7] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
         Self::NetworkPolicy,
         Self::Service,
         Self::EndpointSlice,
+        Self::ServiceAccount,
     ];
+
+    /// The kinds that roles are decided from; until each of them is in sync no pod has one.
+    pub const OF_ROLES: [Self; 3] = [Self::Pod, Self::Namespace, Self::ServiceAccount];
+
+    /// Whether tables depend on the kind: its feed has to be in sync before the first one is written. The feed of another kind holds nothing back.
+    #[must_use]
+    pub fn is_in_tables(self) -> bool {
+        !matches!(self, Self::ServiceAccount | Self::Document)
+    }
 
     /// The name that users write and read.
     #[must_use]
@@ -51,6 +64,7 @@ impl Kind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::ServiceAccount => "ServiceAccount",
             Self::Document => "Document",
         }
     }
@@ -97,6 +111,8 @@ pub struct Entry {
     pub object: Option<Object>,
     /// What could not be read, in the order of the object's fields.
     pub problems: Vec<Problem>,
+    /// Of its annotations those that roles are decided from ([`Keep`](super::Keep)); `None` if there is none.
+    pub annotations: Option<Arc<Annotations>>,
 }
 
 /// What an object says.
@@ -114,6 +130,8 @@ pub enum Object {
     Service(Service),
     /// A slice of a Service's endpoints.
     EndpointSlice(EndpointSlice),
+    /// A service account.
+    ServiceAccount(ServiceAccount),
 }
 
 /// A pod: what the compiler reads, and what only its own node asks for.
@@ -150,6 +168,13 @@ pub struct HostPort {
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
+}
+
+/// A service account. There may be tens of thousands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// `metadata.uid`: tells it from a successor of the same name.
+    pub uid: Box<str>,
 }
 
 /// A Service: where the node translates for it, and what `explain` asks of it.

@@ -25,7 +25,7 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 use self::pause::Pause;
 use self::share::Common;
 use self::source::{Source, WatchError};
-use super::{Batch, Change, Kind, Trouble};
+use super::{Batch, Change, Keep, Kind, Trouble};
 use crate::failure::Failure;
 
 /// How often a failing watch is logged.
@@ -47,10 +47,10 @@ pub async fn connect() -> kube::Result<Client> {
 }
 
 /// Starts a watch for each kind. The tasks end when the receiver of the changes is gone.
-pub fn spawn(client: &Client, changes: &mpsc::Sender<Batch>) -> JoinSet<()> {
+pub fn spawn(client: &Client, keep: &Keep, changes: &mpsc::Sender<Batch>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for kind in Kind::FED {
-        let Some(source) = Source::new(kind, client.clone()) else {
+        let Some(source) = Source::new(kind, client.clone(), keep.clone()) else {
             continue;
         };
         let feed = Feed::new(kind, source, changes.clone());

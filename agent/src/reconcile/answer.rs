@@ -7,7 +7,8 @@ use portcullis_policy::model;
 
 use super::Node;
 use super::report::lacks;
-use crate::report::PodStatus;
+use crate::kube::Kind;
+use crate::report::{NodeRoles, PodStatus, RoleStatus};
 use crate::world::Services;
 
 /// The node's objects at one moment. Explaining from them takes its time, which is not the world task's.
@@ -54,6 +55,30 @@ impl Node {
             ready: missing.is_none(),
             missing,
             revision: self.revision,
+        }
+    }
+
+    /// The roles of this node's pods.
+    #[must_use]
+    pub fn roles(&self) -> NodeRoles {
+        let feeds = self.world.feeds().iter();
+        let of_roles = feeds.filter(|(kind, _)| Kind::OF_ROLES.contains(kind));
+        let mut items: Vec<RoleStatus> = self
+            .world
+            .roles()
+            .values()
+            .map(|role| RoleStatus::of(role))
+            .collect();
+        items.sort_by(|a, b| a.pod.cmp(&b.pod));
+        NodeRoles {
+            api_version: "portcullis.dev/v1alpha1".to_owned(),
+            kind: "NodeRoles".to_owned(),
+            node: self.world.node().to_owned(),
+            generation: self.world.roles_generation(),
+            problems: of_roles
+                .filter_map(|(kind, feed)| feed.problem(*kind))
+                .collect(),
+            items,
         }
     }
 

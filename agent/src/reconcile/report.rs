@@ -55,7 +55,7 @@ impl Node {
             .world
             .feeds()
             .iter()
-            .filter(|(_, feed)| feed.is_stale())
+            .filter(|(kind, feed)| kind.is_in_tables() && feed.is_stale())
         {
             missing.extend(feed.problem(*kind));
         }
@@ -99,7 +99,7 @@ impl Node {
             .world
             .feeds()
             .iter()
-            .filter(|(_, feed)| !feed.is_stale());
+            .filter(|(kind, feed)| !kind.is_in_tables() || !feed.is_stale());
         problems.extend(doubtful.filter_map(|(kind, feed)| feed.problem(*kind)));
         let counts = self.world.counts();
         let slots = self.dataplane.slots();

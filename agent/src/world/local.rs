@@ -22,7 +22,7 @@ impl World {
             .collect();
         let mut changed = false;
         for name in names {
-            if let Some(pod) = self.pods.get(&name) {
+            if let Some(pod) = self.pods.get(&name.0, &name.1) {
                 let workload = self.effective(pod);
                 changed |= self.put_workload(&workload);
             }
@@ -34,13 +34,15 @@ impl World {
     /// A pod of this node by uid.
     #[must_use]
     pub fn local_pod(&self, uid: &str) -> Option<&Pod> {
-        self.local.get(uid).and_then(|name| self.pods.get(name))
+        let (namespace, name) = self.local.get(uid)?;
+        self.pods.get(namespace, name)
     }
 
     /// Pods bound to this node, hostNetwork and finished ones too, by uid. Their addresses are the API server's: [`World::snapshot`] has those that
     /// are in force.
     pub fn local_pods(&self) -> impl Iterator<Item = &Pod> {
-        self.local.values().filter_map(|name| self.pods.get(name))
+        let names = self.local.values();
+        names.filter_map(|(namespace, name)| self.pods.get(namespace, name))
     }
 
     /// The pod as the compiler sees it: with the CNI's addresses while the API server knows none.

@@ -51,11 +51,13 @@ fn entry(name: &str, object: Object) -> Entry {
         Object::Node(_) => Kind::Node,
         Object::Namespace(_) => Kind::Namespace,
         Object::Policy(_) => Kind::NetworkPolicy,
+        Object::ServiceAccount(_) => Kind::ServiceAccount,
     };
     Entry {
         key: key(kind, name),
         object: Some(object),
         problems: Vec::new(),
+        annotations: None,
     }
 }
 
@@ -291,6 +293,7 @@ fn a_refused_object_is_not_in_force_and_is_remembered_since_when() {
             field: "metadata.labels".to_owned(),
             reason: Reason::Missing,
         }],
+        annotations: None,
     };
     apply(
         &mut world,

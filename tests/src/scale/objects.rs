@@ -23,6 +23,7 @@ pub(super) fn entry(
         },
         object: Some(object),
         problems: Vec::new(),
+        annotations: None,
     }
 }
 

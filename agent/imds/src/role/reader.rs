@@ -62,8 +62,45 @@ impl Default for Keys {
     }
 }
 
+impl Keys {
+    /// All keys that [`Reader::pod`] looks at.
+    #[must_use]
+    pub fn of_pods(&self) -> [&str; 4] {
+        [&self.role, &self.external_id, SESSION_NAME, IMDS_V1]
+    }
+
+    /// All keys that [`Reader::service_account`] looks at.
+    #[must_use]
+    pub fn of_service_accounts(&self) -> [&str; 6] {
+        [
+            ROLE_ARN,
+            &self.role,
+            &self.external_id,
+            AUDIENCE,
+            TOKEN_EXPIRATION,
+            REGIONAL_ENDPOINT,
+        ]
+    }
+
+    /// All keys that [`Reader::namespace`] looks at.
+    #[must_use]
+    pub fn of_namespaces(&self) -> [&str; 9] {
+        [
+            &self.allowed_roles,
+            PERMITTED,
+            DEFAULT_ROLE,
+            ROLE_SOURCE,
+            ROLE_MODE,
+            IMDS_V1,
+            METADATA_PATHS,
+            SESSION_POLICY,
+            SESSION_POLICY_ARNS,
+        ]
+    }
+}
+
 /// Reads annotations.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reader {
     /// Under which keys.
     pub keys: Keys,

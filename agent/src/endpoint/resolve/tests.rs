@@ -52,6 +52,7 @@ fn world(pods: impl IntoIterator<Item = Pod>) -> World {
             key,
             object: Some(Object::Pod(pod)),
             problems: Vec::new(),
+            annotations: None,
         };
         world.apply(Change::Apply(entry), SystemTime::UNIX_EPOCH);
     }

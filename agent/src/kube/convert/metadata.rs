@@ -51,7 +51,7 @@ fn seconds(text: &str, path: &Path<'_>) -> Result<i64, Problem> {
 ///
 /// FNV-1a over 128 bits in the shape of an RFC 9562 version 8 UUID. It is no defence against chosen collisions; only files have such objects, and
 /// the feed refuses a second pod with the same uid.
-fn derived_uid(key: &Key) -> String {
+pub(in crate::kube) fn derived_uid(key: &Key) -> String {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let namespace = key.namespace.as_deref().unwrap_or_default();

@@ -14,19 +14,24 @@ mod node;
 mod pod;
 mod selector;
 mod service;
+mod service_account;
 
 use std::sync::Arc;
 
+use portcullis_imds::role::Annotations;
 use serde_json::Value;
 
 use self::field::{Fields, Path};
 use self::metadata::Metadata;
+use super::Keep;
 use super::object::{Entry, Key, Kind, Object};
 use super::problem::{Problem, Problems};
 
+pub(super) use metadata::derived_uid;
 pub(super) use namespace::implied as implied_namespace;
 pub use network_policy::Trap;
 pub(super) use network_policy::{closed as closed_policy, traps};
+pub(super) use pod::node_name;
 
 /// The object's name, or why it has none.
 pub(super) fn identify(kind: Kind, value: &Value) -> Result<Key, Problem> {
@@ -54,26 +59,35 @@ pub(super) fn identify(kind: Kind, value: &Value) -> Result<Key, Problem> {
     })
 }
 
-/// What an object of this kind and name says.
-pub(super) fn convert(key: Key, value: &Value) -> Entry {
+/// What an object of this kind and name says, with those of its annotations that are to be kept.
+pub(super) fn convert(key: Key, value: &Value, keep: &Keep) -> Entry {
     let mut problems = Problems::default();
+    let mut annotations = None;
     let object = problems
         .note(field::as_object(value, &Path::Root))
-        .and_then(|fields| read(&key, fields, &mut problems));
+        .and_then(|fields| read(&key, fields, keep, &mut annotations, &mut problems));
     Entry {
         key,
+        annotations: annotations.filter(|_| object.is_some()),
         object,
         problems: problems.into_vec(),
     }
 }
 
-fn read(key: &Key, fields: &Fields, problems: &mut Problems) -> Option<Object> {
+fn read(
+    key: &Key,
+    fields: &Fields,
+    keep: &Keep,
+    annotations: &mut Option<Arc<Annotations>>,
+    problems: &mut Problems,
+) -> Option<Object> {
     // Nothing of a policy's metadata but its name means anything, so that nothing there can make it unreadable.
     if key.kind == Kind::NetworkPolicy {
         let policy = network_policy::convert(key, fields, problems);
         return Some(Object::Policy(Arc::new(policy)));
     }
     let metadata = problems.note(Metadata::read(key, fields))?;
+    *annotations = keep.of(key.kind, fields, &metadata.annotations);
     match key.kind {
         Kind::Namespace => Some(Object::Namespace(namespace::convert(metadata))),
         Kind::Node => Some(Object::Node(node::convert(metadata, fields, problems))),
@@ -82,6 +96,7 @@ fn read(key: &Key, fields: &Fields, problems: &mut Problems) -> Option<Object> {
         Kind::EndpointSlice => Some(Object::EndpointSlice(endpoint_slice::convert(
             &metadata, fields, problems,
         ))),
+        Kind::ServiceAccount => Some(Object::ServiceAccount(service_account::convert(metadata))),
         Kind::NetworkPolicy | Kind::Document => None,
     }
 }

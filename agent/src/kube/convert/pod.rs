@@ -90,6 +90,11 @@ pub(super) fn convert(
     })
 }
 
+/// `spec.nodeName`, without a look at anything else.
+pub(in crate::kube) fn node_name(fields: &Fields) -> Option<&str> {
+    fields.get("spec")?.get("nodeName")?.as_str()
+}
+
 /// What a pod cannot do without.
 struct Core<'v> {
     spec: Option<&'v Fields>,

@@ -1,9 +1,10 @@
 use std::net::IpAddr;
 
+use portcullis_imds::role::Keys;
 use portcullis_policy::model::{NamedPort, Protocol};
 
 use super::*;
-use crate::kube::{HostPort, Pod, Service, ServicePort, Way};
+use crate::kube::{HostPort, Pod, Service, ServiceAccount, ServicePort, Way};
 
 fn value(yaml: &str) -> Value {
     let options = serde_saphyr::options! { strict_booleans: true };
@@ -13,7 +14,7 @@ fn value(yaml: &str) -> Value {
 
 fn entry(kind: Kind, yaml: &str) -> Entry {
     let value = value(yaml);
-    convert(identify(kind, &value).unwrap(), &value)
+    convert(identify(kind, &value).unwrap(), &value, &Keep::nothing())
 }
 
 fn problems(entry: &Entry) -> Vec<String> {
@@ -400,4 +401,93 @@ fn endpoint_slices_name_their_service_and_its_backends() {
         [true, false]
     );
     assert_eq!((slice.ports.len(), slice.ports[0].number), (1, Some(8080)));
+}
+
+#[test]
+fn a_service_account_is_its_uid() {
+    let read = |yaml: &str| entry(Kind::ServiceAccount, yaml);
+    let entry = read("{metadata: {name: api, namespace: shop, uid: u1}, secrets: [{name: x}]}");
+    let expected = Object::ServiceAccount(ServiceAccount { uid: "u1".into() });
+    assert_eq!(entry.key.to_string(), "ServiceAccount shop/api");
+    assert_eq!(
+        (entry.object, problems(&read("{metadata: {name: a}}"))),
+        (Some(expected), vec![])
+    );
+    let bad = read("{metadata: {name: api, annotations: {x: 5}}}");
+    assert_eq!(
+        problems(&bad),
+        ["metadata.annotations.x: expected a string, found 5"]
+    );
+    assert_eq!((bad.object, bad.annotations), (None, None));
+}
+
+/// The keys that are kept of `annotations` on an object of this kind, seen from node n1.
+fn kept(kind: Kind, keys: Keys, rest: &str) -> Vec<String> {
+    let all = "{iam.amazonaws.com/role: a, example.com/role: b, iam.amazonaws.com/external-id: c, \
+        eks.amazonaws.com/role-arn: d, portcullis.dev/imds-v1: deny, portcullis.dev/default-role: e, \
+        iam.amazonaws.com/allowed-roles: '[]', kubectl.kubernetes.io/last-applied-configuration: long}";
+    let value = value(&format!(
+        "metadata: {{name: x, namespace: shop, annotations: {all}}}\n{rest}"
+    ));
+    let keep = Keep::for_roles("n1", keys);
+    let entry = convert(identify(kind, &value).unwrap(), &value, &keep);
+    assert_eq!(problems(&entry), [] as [&str; 0], "{rest}");
+    let annotations = entry.annotations.map(|kept| kept.keys().cloned().collect());
+    annotations.unwrap_or_default()
+}
+
+#[test]
+fn only_annotations_that_roles_are_decided_from_are_kept() {
+    let kept = |kind, rest| kept(kind, Keys::default(), rest);
+    assert_eq!(
+        kept(Kind::Pod, "spec: {nodeName: n1}"),
+        [
+            "iam.amazonaws.com/external-id",
+            "iam.amazonaws.com/role",
+            "portcullis.dev/imds-v1"
+        ]
+    );
+    assert_eq!(
+        kept(Kind::ServiceAccount, ""),
+        [
+            "eks.amazonaws.com/role-arn",
+            "iam.amazonaws.com/external-id",
+            "iam.amazonaws.com/role"
+        ]
+    );
+    assert_eq!(
+        kept(Kind::Namespace, ""),
+        [
+            "iam.amazonaws.com/allowed-roles",
+            "portcullis.dev/default-role",
+            "portcullis.dev/imds-v1"
+        ]
+    );
+    for kind in [Kind::Node, Kind::Service, Kind::EndpointSlice] {
+        assert_eq!(kept(kind, ""), [] as [&str; 0], "{kind}");
+    }
+}
+
+#[test]
+fn of_pods_elsewhere_nothing_is_kept() {
+    for spec in ["{nodeName: n2}", "{}", "{nodeName: ''}", "~"] {
+        let kept = kept(Kind::Pod, Keys::default(), &format!("spec: {spec}"));
+        assert_eq!(kept, [] as [&str; 0], "{spec}");
+    }
+}
+
+#[test]
+fn other_keys_are_kept_instead_of_the_usual_ones() {
+    let keys = Keys {
+        role: "example.com/role".to_owned(),
+        ..Keys::default()
+    };
+    assert_eq!(
+        kept(Kind::Pod, keys, "spec: {nodeName: n1}"),
+        [
+            "example.com/role",
+            "iam.amazonaws.com/external-id",
+            "portcullis.dev/imds-v1"
+        ]
+    );
 }

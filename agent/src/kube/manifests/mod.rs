@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::reader::Reader;
-use super::{Batch, Change, Kind, Trouble};
+use super::{Batch, Change, Keep, Kind, Trouble};
 use crate::endpoint::directory::DirectoryWatch;
 
 pub use gather::{Beside, Gathered, gather};
@@ -81,9 +81,9 @@ pub enum RereadError {
 
 type Asker = oneshot::Sender<Result<(), RereadError>>;
 
-/// Reads the directory once. The batch holds one `Reset` for each kind, and nothing else is needed to build a world from it.
+/// Reads the directory once, without annotations. The batch holds one `Reset` for each kind, and nothing else is needed to build a world from it.
 pub fn read(directory: &Path) -> Result<Batch, ManifestError> {
-    let mut reader = Reader::new(directory);
+    let mut reader = Reader::new(directory, Keep::nothing());
     let state = reader.read()?;
     Ok(reader.difference(state))
 }
@@ -93,7 +93,9 @@ pub fn read(directory: &Path) -> Result<Batch, ManifestError> {
 pub fn parse<'f>(files: impl IntoIterator<Item = (&'f str, &'f [u8])>) -> Batch {
     let found: Vec<_> = files
         .into_iter()
-        .flat_map(|(name, bytes)| objects::objects(name, bytes, objects::Purpose::Enforce))
+        .flat_map(|(name, bytes)| {
+            objects::objects(name, bytes, objects::Purpose::Enforce(&Keep::nothing()))
+        })
         .collect();
     reader::everything(&reader::together(found.iter()))
 }
@@ -117,13 +119,14 @@ impl Rereader {
 /// The feed: watches are set, nothing is read yet.
 pub struct Feed {
     directory: PathBuf,
+    keep: Keep,
     watch: DirectoryWatch,
     requests: mpsc::Receiver<Asker>,
 }
 
 impl Feed {
     /// Opens the directory. A directory that is not there is an error here; later it is only trouble.
-    pub fn open(directory: &Path) -> Result<(Self, Rereader), ManifestError> {
+    pub fn open(directory: &Path, keep: Keep) -> Result<(Self, Rereader), ManifestError> {
         std::fs::read_dir(directory).map_err(|source| ManifestError::Directory {
             directory: directory.to_owned(),
             source,
@@ -136,6 +139,7 @@ impl Feed {
         Ok((
             Self {
                 directory: directory.to_owned(),
+                keep,
                 watch,
                 requests,
             },
@@ -145,7 +149,7 @@ impl Feed {
 
     /// Sends what the directory holds, then every change, until the receiver is gone.
     pub async fn run(mut self, changes: mpsc::Sender<Batch>) -> Result<(), ManifestError> {
-        let mut reader = Reader::new(&self.directory);
+        let mut reader = Reader::new(&self.directory, self.keep.clone());
         let mut waiting: Vec<Asker> = Vec::new();
         let mut asking = true;
         let mut trouble = false;

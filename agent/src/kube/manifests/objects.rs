@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::document::{self, Document};
 use crate::kube::convert::{closed_policy, convert, identify, traps};
 use crate::kube::problem::{excerpt, excerpt_value};
-use crate::kube::{Entry, Key, Kind, Object, Problem, Reason, Trap};
+use crate::kube::{Entry, Keep, Key, Kind, Object, Problem, Reason, Trap};
 
 /// Kinds without a say in policy: present in any real directory of manifests, and not worth a report each.
 const SILENT_GROUPS: [&str; 12] = [
@@ -25,7 +25,7 @@ const SILENT_GROUPS: [&str; 12] = [
     "scheduling.k8s.io",
     "storage.k8s.io",
 ];
-const SILENT_KINDS: [(&str, &str); 14] = [
+const SILENT_KINDS: [(&str, &str); 13] = [
     ("", "ConfigMap"),
     ("", "Endpoints"),
     ("", "Event"),
@@ -36,17 +36,16 @@ const SILENT_KINDS: [(&str, &str); 14] = [
     ("", "ReplicationController"),
     ("", "ResourceQuota"),
     ("", "Secret"),
-    ("", "ServiceAccount"),
     ("networking.k8s.io", "Ingress"),
     ("networking.k8s.io", "IngressClass"),
     ("networking.k8s.io", "ServiceCIDR"),
 ];
 
 /// What documents are read for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To be enforced.
-    Enforce,
+#[derive(Clone, Copy)]
+pub(super) enum Purpose<'k> {
+    /// To be enforced, with these annotations.
+    Enforce(&'k Keep),
     /// To be looked over: with the traps of policies, and the pods that other objects are going to make from templates.
     Lint,
 }
@@ -80,13 +79,14 @@ impl Found {
         Entry {
             object: Some(Object::Policy(Arc::new(closed_policy(&key)))),
             problems: self.entry.problems.clone(),
+            annotations: None,
             key,
         }
     }
 }
 
 /// All objects of one file.
-pub(super) fn objects(file: &str, bytes: &[u8], purpose: Purpose) -> Vec<Found> {
+pub(super) fn objects(file: &str, bytes: &[u8], purpose: Purpose<'_>) -> Vec<Found> {
     let mut found = Vec::new();
     if Path::new(file)
         .extension()
@@ -115,7 +115,7 @@ fn document_objects(
     origin: &str,
     text: &[u8],
     result: Result<Value, Reason>,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
     found: &mut Vec<Found>,
 ) {
     match result {
@@ -148,6 +148,7 @@ pub(super) fn refused(origin: &str, field: &str, reason: Reason) -> Found {
         key,
         object: None,
         problems,
+        annotations: None,
     };
     Found::new(entry, origin)
 }
@@ -158,7 +159,7 @@ fn collect(
     value: &mut Value,
     implied: Option<(&str, &str)>,
     origin: &str,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
     found: &mut Vec<Found>,
 ) {
     let Some(fields) = value.as_object_mut() else {
@@ -192,7 +193,12 @@ fn collect(
         return;
     }
     let known = known_kind(api_version, kind);
-    if known.is_none() && purpose == Purpose::Lint {
+    let nothing = Keep::nothing();
+    let keep = match purpose {
+        Purpose::Enforce(keep) => keep,
+        Purpose::Lint => &nothing,
+    };
+    if known.is_none() && matches!(purpose, Purpose::Lint) {
         found.extend(template(kind, value, origin));
     }
     match known {
@@ -200,7 +206,7 @@ fn collect(
             normalize(kind, value);
             match identify(kind, value) {
                 Ok(key) => {
-                    let mut one = Found::new(convert(key, value), origin);
+                    let mut one = Found::new(convert(key, value, keep), origin);
                     if let (Purpose::Lint, Some(Object::Policy(policy))) =
                         (purpose, &one.entry.object)
                     {
@@ -250,7 +256,7 @@ fn template(kind: &str, value: &Value, origin: &str) -> Option<Found> {
     let labels = template.pointer("/metadata/labels");
     let mut pod = json!({"metadata": {"labels": labels}, "spec": template.get("spec")});
     normalize(Kind::Pod, &mut pod);
-    Some(Found::new(convert(key, &pod), origin))
+    Some(Found::new(convert(key, &pod, &Keep::nothing()), origin))
 }
 
 /// The policy that a NetworkPolicy without a proper name or type still is; `None` if not even its namespace can be told.
@@ -287,6 +293,7 @@ fn closing(namespace: String, name: Option<&str>, origin: &str, reason: Reason) 
         key,
         object,
         problems,
+        annotations: None,
     };
     Found::new(entry, origin)
 }
@@ -302,6 +309,7 @@ fn known_kind(api_version: &str, kind: &str) -> Option<Kind> {
         ("v1", "Node") => Some(Kind::Node),
         ("v1", "Pod") => Some(Kind::Pod),
         ("v1", "Service") => Some(Kind::Service),
+        ("v1", "ServiceAccount") => Some(Kind::ServiceAccount),
         ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
         ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
         _ => None,

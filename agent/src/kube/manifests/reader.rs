@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use super::ManifestError;
 use super::objects::{Found, Purpose, objects, refused};
-use crate::kube::convert::implied_namespace;
-use crate::kube::{Batch, Change, Entry, Key, Kind, Object, Problem, Reason};
+use crate::kube::convert::{derived_uid, implied_namespace};
+use crate::kube::{Batch, Change, Entry, Keep, Key, Kind, Object, Problem, Reason, ServiceAccount};
 
 /// All objects of the directory by name.
 pub(super) type State = BTreeMap<Key, Entry>;
@@ -23,6 +23,7 @@ pub(super) type State = BTreeMap<Key, Entry>;
 /// Reads the directory and remembers what it said last.
 pub(super) struct Reader {
     directory: PathBuf,
+    keep: Keep,
     /// What each file said, so that an unchanged one is not parsed again.
     files: BTreeMap<OsString, File>,
     hasher: RandomState,
@@ -36,9 +37,10 @@ struct File {
 }
 
 impl Reader {
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(super) fn new(directory: &Path, keep: Keep) -> Self {
         Self {
             directory: directory.to_owned(),
+            keep,
             files: BTreeMap::new(),
             hasher: RandomState::new(),
             sent: None,
@@ -125,7 +127,12 @@ impl Reader {
         let (length, hash) = (bytes.len(), self.hasher.hash_one(&bytes));
         let found = match self.files.get(name) {
             Some(file) if (file.length, file.hash) == (length, hash) => Arc::clone(&file.found),
-            _ => objects(&name.to_string_lossy(), &bytes, Purpose::Enforce).into(),
+            _ => objects(
+                &name.to_string_lossy(),
+                &bytes,
+                Purpose::Enforce(&self.keep),
+            )
+            .into(),
         };
         Ok(Some(File {
             length,
@@ -166,6 +173,7 @@ pub(super) fn together<'f>(all: impl Iterator<Item = &'f Found>) -> State {
     }
     refuse_shared_uids(&mut state);
     imply_namespaces(&mut state);
+    imply_default_accounts(&mut state);
     state
 }
 
@@ -212,6 +220,7 @@ fn refuse_shared_uids(state: &mut State) {
                     reason,
                 });
                 entry.object = None;
+                entry.annotations = None;
             }
         }
     }
@@ -234,6 +243,31 @@ fn imply_namespaces(state: &mut State) {
             key,
             object: Some(Object::Namespace(implied_namespace(&name))),
             problems: Vec::new(),
+            annotations: None,
+        });
+    }
+}
+
+/// Every namespace has an account `default`, which the API server's controllers make. Others have to be written: it takes no pod without its account.
+fn imply_default_accounts(state: &mut State) {
+    let names: Vec<String> = state
+        .values()
+        .filter(|entry| entry.key.kind == Kind::Namespace && entry.object.is_some())
+        .map(|entry| entry.key.name.clone())
+        .collect();
+    for name in names {
+        let key = Key {
+            kind: Kind::ServiceAccount,
+            namespace: Some(name),
+            name: "default".to_owned(),
+        };
+        state.entry(key.clone()).or_insert_with(|| Entry {
+            object: Some(Object::ServiceAccount(ServiceAccount {
+                uid: derived_uid(&key).into(),
+            })),
+            key,
+            problems: Vec::new(),
+            annotations: None,
         });
     }
 }

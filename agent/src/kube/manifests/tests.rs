@@ -3,6 +3,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::SystemTime;
 
+use portcullis_imds::role::Keys;
+
 use super::*;
 use crate::endpoint::scratch::Scratch;
 use crate::kube::{Entry, Key, Object};
@@ -68,7 +70,9 @@ fn files_documents_and_lists_are_read_and_completed() {
             "NetworkPolicy shop/deny",
             "Node n1",
             "Pod batch/job",
-            "Pod shop/web"
+            "Pod shop/web",
+            "ServiceAccount batch/default",
+            "ServiceAccount shop/default"
         ]
     );
     assert!(entries.values().all(|entry| entry.problems.is_empty()));
@@ -274,7 +278,7 @@ fn a_directory_that_is_not_there_is_an_error_at_the_start() {
         Err(ManifestError::Directory { .. })
     ));
     assert!(matches!(
-        Feed::open(&absent),
+        Feed::open(&absent, Keep::nothing()),
         Err(ManifestError::Directory { .. })
     ));
 }
@@ -288,7 +292,7 @@ struct Running {
 
 impl Running {
     async fn start(directory: &Path) -> Self {
-        let (feed, rereader) = Feed::open(directory).unwrap();
+        let (feed, rereader) = Feed::open(directory, Keep::nothing()).unwrap();
         let (sender, batches) = mpsc::channel(64);
         tokio::spawn(feed.run(sender));
         let mut running = Self {
@@ -399,7 +403,7 @@ async fn a_reread_reports_what_was_written_before_it() {
 fn a_file_that_cannot_be_read_changes_nothing_of_what_it_said() {
     let scratch = Scratch::new("unreadable");
     write(&scratch, "a.yaml", DENY);
-    let mut reader = Reader::new(scratch.path());
+    let mut reader = Reader::new(scratch.path(), Keep::nothing());
     let state = reader.read().unwrap();
     reader.difference(state);
     // A link to itself cannot be read, not even by root.
@@ -418,4 +422,39 @@ fn a_file_that_cannot_be_read_changes_nothing_of_what_it_said() {
             name: "a.yaml".to_owned()
         }
     );
+}
+
+#[test]
+fn accounts_are_read_and_only_default_ones_are_implied() {
+    let scratch = Scratch::new("accounts");
+    write(
+        &scratch,
+        "a.yaml",
+        "kind: ServiceAccount\napiVersion: v1\nmetadata: {name: default, namespace: shop, uid: own}\n---\n\
+         kind: ServiceAccount\napiVersion: v1\nmetadata: {name: api, namespace: ops, annotations: {iam.amazonaws.com/role: x, y: z}}\n---\n\
+         kind: ServiceAccount\napiVersion: v1\nmetadata: {name: default, namespace: odd, annotations: 5}\n",
+    );
+    let mut reader = Reader::new(scratch.path(), Keep::for_roles("n1", Keys::default()));
+    let mut state = reader.read().unwrap();
+    state.retain(|key, _| key.kind == Kind::ServiceAccount);
+    let read: Vec<_> = state
+        .values()
+        .map(|entry| {
+            let uid = match &entry.object {
+                Some(Object::ServiceAccount(account)) => Some(account.uid.len()),
+                _ => None,
+            };
+            let annotations = entry.annotations.as_ref().map_or(0, |kept| kept.len());
+            (entry.key.to_string(), uid, annotations)
+        })
+        .collect();
+    let derived = Some(36);
+    let expected = [
+        ("ServiceAccount odd/default", None, 0),
+        ("ServiceAccount ops/api", derived, 1),
+        ("ServiceAccount ops/default", derived, 0),
+        ("ServiceAccount shop/default", Some(3), 0),
+    ];
+    let expected = expected.map(|(key, uid, kept)| (key.to_owned(), uid, kept));
+    assert_eq!(read, expected);
 }

@@ -72,13 +72,13 @@ mod tests {
 
     use super::*;
     use crate::kube::convert::{convert, identify};
-    use crate::kube::{Kind, Pod};
+    use crate::kube::{Keep, Kind, Pod};
 
     fn pod(name: &str, app: &str) -> Entry {
         let object =
             json!({"metadata": {"name": name, "namespace": "shop", "labels": {"app": app}}});
         let key = identify(Kind::Pod, &object).expect("it has a name");
-        convert(key, &object)
+        convert(key, &object, &Keep::nothing())
     }
 
     fn labels(entry: &Entry) -> &Arc<Labels> {

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::pause::between;
 use crate::kube::convert::{convert, identify};
-use crate::kube::{Change, Entry, Key, Kind};
+use crate::kube::{Change, Entry, Keep, Key, Kind};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -123,18 +123,20 @@ pub(super) struct Signal {
 pub(super) struct Source {
     kind: Kind,
     client: Client,
+    keep: Keep,
     resource: &'static str,
     request: Request,
 }
 
 impl Source {
     /// None for what the API server does not have.
-    pub(super) fn new(kind: Kind, client: Client) -> Option<Self> {
+    pub(super) fn new(kind: Kind, client: Client, keep: Keep) -> Option<Self> {
         let (group, resource) = match kind {
             Kind::Namespace => ("/api/v1", "namespaces"),
             Kind::Node => ("/api/v1", "nodes"),
             Kind::Pod => ("/api/v1", "pods"),
             Kind::Service => ("/api/v1", "services"),
+            Kind::ServiceAccount => ("/api/v1", "serviceaccounts"),
             Kind::NetworkPolicy => ("/apis/networking.k8s.io/v1", "networkpolicies"),
             Kind::EndpointSlice => ("/apis/discovery.k8s.io/v1", "endpointslices"),
             Kind::Document => return None,
@@ -142,6 +144,7 @@ impl Source {
         Some(Self {
             kind,
             client,
+            keep,
             resource,
             request: Request::new(format!("{group}/{resource}")),
         })
@@ -160,7 +163,7 @@ impl Source {
             body.read_to_end(&mut bytes)
                 .await
                 .map_err(WatchError::Cut)?;
-            page(self.kind, &bytes)
+            page(self.kind, &self.keep, &bytes)
         };
         timeout(ANSWER, read)
             .await
@@ -183,6 +186,7 @@ impl Source {
         let body = timeout(ANSWER, self.ask("watch", request)).await;
         Ok(Lines {
             kind: self.kind,
+            keep: self.keep.clone(),
             body: body.map_err(|_elapsed| WatchError::TimedOut)??,
             line: Vec::new(),
         })
@@ -234,6 +238,7 @@ fn refusal(status: &kube::core::Status) -> WatchError {
 /// An open watch.
 pub(super) struct Lines<Body> {
     kind: Kind,
+    keep: Keep,
     body: Body,
     line: Vec<u8>,
 }
@@ -244,7 +249,7 @@ impl<Body: AsyncBufRead + Unpin> Lines<Body> {
         self.line.clear();
         match timeout(SILENCE, self.body.read_until(b'\n', &mut self.line)).await {
             Ok(Ok(0)) => Ok(None),
-            Ok(Ok(_)) => signal(self.kind, &self.line).map(Some),
+            Ok(Ok(_)) => signal(self.kind, &self.keep, &self.line).map(Some),
             Ok(Err(error)) => Err(WatchError::Cut(error)),
             Err(_elapsed) => {
                 debug!("Watch is silent, opening it again");
@@ -276,12 +281,12 @@ struct Line<'a> {
     object: &'a RawValue,
 }
 
-fn page(kind: Kind, bytes: &[u8]) -> Result<Page, WatchError> {
+fn page(kind: Kind, keep: &Keep, bytes: &[u8]) -> Result<Page, WatchError> {
     let list: List<'_> = serde_json::from_slice(bytes).map_err(WatchError::Garbled)?;
     let mut entries = Vec::new();
     for item in list.items.unwrap_or_default() {
         let object = parse(item)?;
-        entries.extend(key(kind, &object).map(|key| convert(key, &object)));
+        entries.extend(key(kind, &object).map(|key| convert(key, &object, keep)));
     }
     Ok(Page {
         entries,
@@ -290,7 +295,7 @@ fn page(kind: Kind, bytes: &[u8]) -> Result<Page, WatchError> {
     })
 }
 
-fn signal(kind: Kind, bytes: &[u8]) -> Result<Signal, WatchError> {
+fn signal(kind: Kind, keep: &Keep, bytes: &[u8]) -> Result<Signal, WatchError> {
     let line: Line<'_> = serde_json::from_slice(bytes).map_err(WatchError::Garbled)?;
     if line.r#type == "ERROR" {
         let status = serde_json::from_str(line.object.get()).map_err(WatchError::Garbled)?;
@@ -303,7 +308,7 @@ fn signal(kind: Kind, bytes: &[u8]) -> Result<Signal, WatchError> {
     Ok(Signal {
         version: version.to_owned(),
         change: match line.r#type {
-            "ADDED" | "MODIFIED" => key().map(|key| Change::Apply(convert(key, &object))),
+            "ADDED" | "MODIFIED" => key().map(|key| Change::Apply(convert(key, &object, keep))),
             "DELETED" => key().map(|key| Change::Delete {
                 key,
                 uid: text("/metadata/uid").map(str::to_owned),
@@ -341,7 +346,7 @@ mod tests {
             {"metadata": {"name": "a", "namespace": "shop", "labels": {"x": "y"}}},
             {"metadata": {"name": "b", "namespace": "shop", "labels": "no map"}},
             {"metadata": 5}, [], null]});
-        let page = page(Kind::Pod, &bytes(&list)).expect("it is a list");
+        let page = page(Kind::Pod, &Keep::nothing(), &bytes(&list)).expect("it is a list");
         assert_eq!(
             (page.version.as_str(), page.more.as_deref()),
             ("7", Some("next"))
@@ -358,11 +363,11 @@ mod tests {
     fn a_list_without_items_is_empty_and_an_error_page_is_none() {
         for items in [json!([]), Value::Null] {
             let list = json!({"metadata": {"resourceVersion": "7"}, "items": items});
-            let page = page(Kind::Pod, &bytes(&list)).expect("it is a list");
+            let page = page(Kind::Pod, &Keep::nothing(), &bytes(&list)).expect("it is a list");
             assert!(page.entries.is_empty() && page.more.is_none());
         }
         assert!(matches!(
-            page(Kind::Pod, b"<html>"),
+            page(Kind::Pod, &Keep::nothing(), b"<html>"),
             Err(WatchError::Garbled(_))
         ));
     }
@@ -370,7 +375,13 @@ mod tests {
     #[test]
     fn lines_say_what_changed_and_how_far_they_lead() {
         let object = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": "8"}});
-        let line = |kind: &str| signal(Kind::Pod, &bytes(&json!({"type": kind, "object": object})));
+        let line = |kind: &str| {
+            signal(
+                Kind::Pod,
+                &Keep::nothing(),
+                &bytes(&json!({"type": kind, "object": object})),
+            )
+        };
         let added = line("ADDED").expect("it is a line");
         assert_eq!(added.version, "8");
         assert!(matches!(added.change, Some(Change::Apply(_))));
@@ -396,6 +407,7 @@ mod tests {
         let line = |status: Value| {
             signal(
                 Kind::Pod,
+                &Keep::nothing(),
                 &bytes(&json!({"type": "ERROR", "object": status})),
             )
         };

@@ -63,7 +63,7 @@ fn start(script: Vec<Reply>) -> (mpsc::Receiver<Batch>, Asked) {
     });
     let client = Client::new(service, "default");
     let (sender, receiver) = mpsc::channel(64);
-    let source = Source::new(Kind::Pod, client).expect("pods have a path");
+    let source = Source::new(Kind::Pod, client, Keep::nothing()).expect("pods have a path");
     tokio::spawn(Feed::new(Kind::Pod, source, sender).run());
     (receiver, asked)
 }

@@ -314,3 +314,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_lists_of_keys_are_those_that_are_read() {
+    let keys = Keys::default();
+    let reader = Reader::default();
+    let of_pods = keys.of_pods();
+    let of_accounts = keys.of_service_accounts();
+    let of_namespaces = keys.of_namespaces();
+    let all = of_pods.iter().chain(&of_accounts).chain(&of_namespaces);
+    for key in all {
+        let one = annotations(&[(key, "{")]);
+        let reads_pod = reader.pod("u", "shop", "api-0", "api", &one) != pod_without(&reader);
+        let reads_account = reader.service_account("uid", "shop", "api", &one) != account(&[]);
+        let reads_namespace = reader.namespace("shop", &one) != namespace(&[]);
+        assert_eq!(
+            (reads_pod, reads_account, reads_namespace),
+            (
+                of_pods.contains(key),
+                of_accounts.contains(key),
+                of_namespaces.contains(key)
+            ),
+            "{key}"
+        );
+    }
+}
+
+fn pod_without(reader: &Reader) -> Pod {
+    reader.pod("u", "shop", "api-0", "api", &Annotations::new())
+}

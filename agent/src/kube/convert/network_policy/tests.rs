@@ -2,7 +2,7 @@ use portcullis_policy::model::{Protocol, Requirement};
 
 use super::*;
 use crate::kube::convert::{convert as convert_entry, identify};
-use crate::kube::{Kind, Object};
+use crate::kube::{Keep, Kind, Object};
 
 fn value(yaml: &str) -> Value {
     let options = serde_saphyr::options! { strict_booleans: true };
@@ -19,7 +19,11 @@ fn policy(spec: &str) -> (Policy, Vec<String>) {
 
 fn whole(yaml: &str) -> (Policy, Vec<String>) {
     let value = value(yaml);
-    let entry = convert_entry(identify(Kind::NetworkPolicy, &value).unwrap(), &value);
+    let entry = convert_entry(
+        identify(Kind::NetworkPolicy, &value).unwrap(),
+        &value,
+        &Keep::nothing(),
+    );
     let Some(Object::Policy(policy)) = entry.object else {
         panic!("a NetworkPolicy always yields a policy");
     };

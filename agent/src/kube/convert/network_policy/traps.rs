@@ -230,6 +230,7 @@ mod tests {
         let entry = convert(
             identify(Kind::NetworkPolicy, &value).expect("it has a name"),
             &value,
+            &crate::kube::Keep::nothing(),
         );
         let Some(Object::Policy(policy)) = &entry.object else {
             panic!("a NetworkPolicy always yields a policy");

@@ -273,7 +273,11 @@ fn hostile_objects_are_reported_in_bounded_space() {
         .map(|_| serde_json::json!({"from": "x".repeat(1000)}))
         .collect();
     let value = serde_json::json!({"metadata": {"name": "p"}, "spec": {"ingress": rules}});
-    let entry = convert_entry(identify(Kind::NetworkPolicy, &value).unwrap(), &value);
+    let entry = convert_entry(
+        identify(Kind::NetworkPolicy, &value).unwrap(),
+        &value,
+        &Keep::nothing(),
+    );
     assert!(entry.problems.len() < 50);
     assert!(
         entry
@@ -283,7 +287,11 @@ fn hostile_objects_are_reported_in_bounded_space() {
     );
     let value =
         serde_json::json!({"metadata": {"name": "p"}, "spec": {"\u{1b}[2J".repeat(999): 1}});
-    let entry = convert_entry(identify(Kind::NetworkPolicy, &value).unwrap(), &value);
+    let entry = convert_entry(
+        identify(Kind::NetworkPolicy, &value).unwrap(),
+        &value,
+        &Keep::nothing(),
+    );
     assert!(
         entry
             .problems
@@ -300,6 +308,10 @@ fn giant_policies_are_read() {
         .collect();
     let value =
         serde_json::json!({"metadata": {"name": "p"}, "spec": {"ingress": [{"from": peers}]}});
-    let entry = convert_entry(identify(Kind::NetworkPolicy, &value).unwrap(), &value);
+    let entry = convert_entry(
+        identify(Kind::NetworkPolicy, &value).unwrap(),
+        &value,
+        &Keep::nothing(),
+    );
     assert_eq!(entry.problems, []);
 }
