@@ -133,7 +133,7 @@ impl Feed {
     fn tokens(&self) -> Option<TokenMaker> {
         match self {
             Self::Manifests(..) => None,
-            Self::ApiServer(client) => Some(TokenMaker::new(client.clone())),
+            Self::ApiServer(client, _) => Some(TokenMaker::new(client.clone())),
         }
     }
 

@@ -23,6 +23,7 @@ mod layout;
 mod lint;
 mod object;
 mod oci;
+mod python;
 mod setup;
 mod tally;
 mod test;

@@ -37,6 +37,7 @@ pub(crate) const TEST_TOOLS: &[Tool] = &[
     tool("iptables-legacy", "iptables"),
     tool("nft", "nftables"),
     tool("ping", "iputils-ping"),
+    tool("setpriv", "util-linux"),
 ];
 
 /// For `cargo xtask lint`; rustup's components have the same commands.
@@ -44,6 +45,9 @@ pub(crate) const LINT_TOOLS: &[Tool] = &[
     tool("cargo-clippy", "rust-web-clippy"),
     tool("cargo-fmt", "rustfmt-web"),
 ];
+
+/// For real AWS clients.
+pub(crate) const PYTHON_TOOLS: &[Tool] = &[tool("python3", "python3-venv")];
 
 /// For libFuzzer, which is C++.
 pub(crate) const FUZZ_TOOLS: &[Tool] = &[tool("c++", "g++")];

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `PORTCULLIS_BIN` | the release binary, static |
 //! | `PORTCULLIS_BPF` | the BPF object (not on another kernel, where only the binary is) |
+//! | `PORTCULLIS_PYTHON` | an environment with boto3 and moto (agent rung only) |
 //! | `PORTCULLIS_LONG` | `1` with `--long`: more rounds, larger worlds |
 //! | `PORTCULLIS_XTASK` | this program, for `cluster run` (cluster rung only) |
 //!
@@ -29,7 +30,7 @@ use crate::conformance::cyclonus;
 use crate::failure::Failure;
 use crate::layout::Layout;
 use crate::tally::Tally;
-use crate::{setup, vm};
+use crate::{python, setup, vm};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rung {
@@ -72,10 +73,12 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/conntrack.rs", Rung::Netns),
     ("tests/tests/services.rs", Rung::Netns),
     ("tests/tests/guard.rs", Rung::Netns),
+    ("tests/tests/redirect.rs", Rung::Netns),
     ("tests/tests/restart.rs", Rung::Netns),
     ("tests/tests/leak.rs", Rung::Netns),
     ("tests/tests/feed.rs", Rung::Agent),
     ("tests/tests/roles.rs", Rung::Agent),
+    ("tests/tests/imds.rs", Rung::Agent),
     ("tests/tests/cluster.rs", Rung::Cluster),
 ];
 
@@ -154,6 +157,11 @@ fn on_this_kernel(
         setup::ensure(setup::TEST_TOOLS, "the tests")?;
         setup::mount_bpffs()?;
     }
+    let python = if files.iter().any(|file| file.rung == Rung::Agent) {
+        Some(python::ready(layout)?)
+    } else {
+        None
+    };
     let products = build::products(layout, true)?;
     let cargo_test = |tally: &mut Tally, targets: &[&str], threads: &[&str]| {
         let mut cargo = layout.cargo("test", &products.object);
@@ -161,6 +169,9 @@ fn on_this_kernel(
             .arg("--no-fail-fast")
             .args(targets)
             .env("PORTCULLIS_BIN", &products.agent);
+        if let Some(python) = &python {
+            cargo.env("PORTCULLIS_PYTHON", python);
+        }
         if options.long {
             cargo.env("PORTCULLIS_LONG", "1");
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::link::{Assigned, Pod};
-use crate::role::Grant;
+use crate::role::{Grant, Kind};
 
 /// The way in which credentials are got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,6 +20,15 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// Which restrictions hold for it.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Projected | Self::TokenRequest => Kind::Web,
+            Self::AssumeRole => Kind::Classic,
+        }
+    }
+
     /// Its word in settings and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
