@@ -40,28 +40,25 @@ impl Responder {
         });
         let link = link.expect("it has just connected");
         link.set_read_timeout(Some(SOON)).expect("a time-out");
-        let mut line = [0; 1024];
-        let mut space = cmsg_space!([i32; 8]);
-        let (length, fds) = {
-            let mut bytes = [IoSliceMut::new(&mut line)];
-            let message = recvmsg::<()>(
-                link.as_raw_fd(),
-                &mut bytes,
-                Some(&mut space),
-                MsgFlags::MSG_CMSG_CLOEXEC,
-            )
-            .expect("the agent speaks first");
-            let fds: Vec<i32> = message
-                .cmsgs()
-                .expect("what comes along was not cut off")
-                .flat_map(|message| match message {
-                    ControlMessageOwned::ScmRights(fds) => fds,
-                    _ => Vec::new(),
-                })
-                .collect();
-            (message.bytes, fds)
-        };
-        let said: Value = serde_json::from_slice(&line[..length]).expect("it is JSON");
+        // Byte by byte, so that nothing of the next line is taken; the sockets come with the first.
+        let mut line = Vec::new();
+        let mut fds = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            let mut space = cmsg_space!([i32; 8]);
+            let mut bytes = [IoSliceMut::new(&mut byte)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let message = recvmsg::<()>(link.as_raw_fd(), &mut bytes, Some(&mut space), flags)
+                .expect("the agent speaks first");
+            for message in message.cmsgs().expect("nothing was cut off") {
+                if let ControlMessageOwned::ScmRights(sockets) = message {
+                    fds.extend(sockets);
+                }
+            }
+            assert_eq!(message.bytes, 1, "the agent hung up");
+            line.extend(byte);
+        }
+        let said: Value = serde_json::from_slice(&line).expect("it is JSON");
         assert_eq!(
             said,
             json!({"say": "listeners", "services": [0, 1, 2, 3, 4]})
@@ -89,11 +86,16 @@ impl Responder {
         self.asked += 1;
         let question = json!({"say": "origin", "id": self.asked, "peer": peer, "service": service});
         writeln!(self.link.get_mut(), "{question}").expect("the agent listens");
-        let mut line = String::new();
-        self.link.read_line(&mut line).expect("the agent answers");
-        let answer: Value = serde_json::from_str(&line).expect("it is JSON");
-        assert_eq!(answer["id"], self.asked);
-        answer["origin"].clone()
+        loop {
+            let mut line = String::new();
+            self.link.read_line(&mut line).expect("the agent answers");
+            let said: Value = serde_json::from_str(&line).expect("it is JSON");
+            // Meanwhile it may have news of pods.
+            if said["say"] == "origin" {
+                assert_eq!(said["id"], self.asked);
+                return said["origin"].clone();
+            }
+        }
     }
 
     /// Address and port of a listener.

@@ -28,7 +28,7 @@ pub const LINE: usize = 64 * 1024;
 pub enum FromAgent {
     /// Sockets come with the first byte of this line (`SCM_RIGHTS`), one for each service, in this order.
     Listeners {
-        /// Indices of [`portcullis_common::guard::ADDRESSES`].
+        /// Indices of `common::guard::ADDRESSES`.
         services: Vec<u16>,
     },
     /// What is known of an attachment's pod now.

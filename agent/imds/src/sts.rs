@@ -195,7 +195,7 @@ fn credentials(
     };
     let answer = answer.ok_or_else(|| nonsense("credentials"))?;
     let expiration = Timestamp::from_second(answer.expiration.secs())
-        .map_err(|_: jiff::Error| nonsense("a time that there is"))?;
+        .map_err(|error| nonsense(&format!("a time that there is: {error}")))?;
     if expiration <= asked {
         return Err(nonsense("an end in the future"));
     }

@@ -11,9 +11,9 @@ use super::fault::{Class, Fault, renewal};
 use super::{Bell, Key, LEAST_LEFT, Line, Shared, Source};
 use crate::credentials::{Credentials, Outcome};
 
-/// Renewal begins this long before the end, give or take [`RENEW_JITTER`].
-const RENEW: Duration = Duration::from_secs(32 * 60 + 30);
-const RENEW_JITTER: Duration = Duration::from_secs(2 * 60 + 30);
+/// Renewal begins this long before the end, or up to [`RENEW_JITTER`] earlier.
+const RENEW: Duration = Duration::from_mins(30);
+const RENEW_JITTER: Duration = Duration::from_mins(5);
 /// Who was not asked for so long renews nothing until somebody asks.
 const FORGOTTEN: Duration = Duration::from_hours(2);
 /// The clock may jump, so it is looked at this often.
@@ -155,7 +155,7 @@ impl<S: Source> Keeper<S> {
     /// Until something has to be fetched again: 1. it is time to renew, and somebody has asked lately; 2. somebody asks for what is not there; 3. what was
     /// refused may be allowed now.
     async fn wait(&mut self) {
-        let renew_before = RENEW + self.between(RENEW_JITTER) * 2 - RENEW_JITTER;
+        let renew_before = RENEW + self.between(RENEW_JITTER);
         let retry = Instant::now() + self.jittered(renewal(self.failures.saturating_sub(1)));
         loop {
             let now = (self.shared.world.now)();

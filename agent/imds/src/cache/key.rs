@@ -143,12 +143,11 @@ fn session_name_of(owner: &Owner) -> String {
         return name;
     }
     let digest = Sha256::digest(owner.pod_uid.as_bytes());
-    let digest: String = digest
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{}.{digest}", &name[..51])
+    let [a, b, c, d, e, f, ..] = digest[..] else {
+        unreachable!("a SHA-256 has 32 bytes");
+    };
+    let start = &name[..51];
+    format!("{start}.{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
 }
 
 #[cfg(test)]
