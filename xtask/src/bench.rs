@@ -28,8 +28,8 @@ pub(crate) fn run(name: &str, args: &[String]) -> Result<bool> {
     setup::mount_bpffs()?;
     succeeds(
         layout
-            .cargo("run", &products.object)
-            .args(["--release", "--package", "portcullis-tests", "--bin"])
+            .cargo_release("run", &products.object)
+            .args(["--package", "portcullis-tests", "--bin"])
             .arg(format!("bench-{name}"))
             .arg("--")
             .args(args)

@@ -40,11 +40,12 @@ pub(crate) fn products(layout: &Layout, release: bool) -> Result<Products> {
     setup::ensure(setup::BUILD_TOOLS, "the agent")?;
     let profile = if release { "release" } else { "debug" };
     say(&format!("Building the agent ({profile})"));
-    let mut cargo = layout.cargo("build", &object);
+    let mut cargo = if release {
+        layout.cargo_release("build", &object)
+    } else {
+        layout.cargo("build", &object)
+    };
     cargo.args(["--package", "portcullis", "--bin", "portcullis"]);
-    if release {
-        cargo.arg("--release");
-    }
     loud(&mut cargo, "build the agent")?;
     let built = layout
         .target

@@ -13,6 +13,9 @@ use anyhow::{Context, Result};
 
 const STATIC: &str = "-C target-feature=+crt-static";
 
+/// A release ends where it panics, and has no symbols: tables to unwind its stack by would be a tenth of it.
+const UNTABLED: &str = "-C force-unwind-tables=no";
+
 /// Where the workspace and its products lie.
 pub(crate) struct Layout {
     pub(crate) root: PathBuf,
@@ -42,7 +45,18 @@ impl Layout {
 
     /// Cargo for host code, with flags that make every product static.
     pub(crate) fn cargo(&self, verb: &str, object: &Path) -> Command {
-        let flags = format!("{} {STATIC}", env::var("RUSTFLAGS").unwrap_or_default());
+        self.cargo_with(verb, object, STATIC)
+    }
+
+    /// The same for what is measured and shipped.
+    pub(crate) fn cargo_release(&self, verb: &str, object: &Path) -> Command {
+        let mut command = self.cargo_with(verb, object, &format!("{STATIC} {UNTABLED}"));
+        command.arg("--release");
+        command
+    }
+
+    fn cargo_with(&self, verb: &str, object: &Path, flags: &str) -> Command {
+        let flags = format!("{} {flags}", env::var("RUSTFLAGS").unwrap_or_default());
         let mut command = Command::new(cargo_path());
         command
             .current_dir(&self.root)
