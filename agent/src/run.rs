@@ -1,6 +1,6 @@
 //! `portcullis agent`: wires feeds, node view, dataplane, event log and admin socket. It decides nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,7 +19,7 @@ use crate::kube::token::TokenMaker;
 use crate::kube::{Batch, Keep, event, manifests, watch as kube_watch};
 use crate::reconcile::{Callers, Node, rules_of_others};
 use crate::responder::address::Addresses;
-use crate::responder::link::{self, Link};
+use crate::responder::link::{self, Link, Whose};
 use crate::responder::listeners;
 use crate::settings::Settings;
 
@@ -66,11 +66,13 @@ pub async fn run(settings: Settings) -> Result<()> {
         tasks.spawn(async move {
             let link = Link {
                 listeners: listeners::open(&responder).await?,
-                origins,
+                whose: Arc::new(Whose {
+                    origins: Mutex::new(origins),
+                    owner,
+                }),
                 lookup,
                 callers,
                 tokens,
-                owner,
                 uid,
             };
             link::serve(&path, link)?.await

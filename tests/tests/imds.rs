@@ -50,7 +50,7 @@ impl Cloud {
             options.extra.extend(["--responder".into(), socket.into()]);
         });
         let sts = Sts::start(&scene);
-        let responder = Responder::start(&scene, directory, &sts.url());
+        let responder = Responder::start(&scene, directory, aws::URL);
         Self {
             responder,
             sts,
@@ -148,14 +148,14 @@ fn sdks_get_credentials_at_the_true_addresses() {
     let cloud = Cloud::up("im-sdk", &pods());
     for key in ["shop/web", "shop/db"] {
         let role = key.replace("shop/", "app-");
-        let keys = cloud.sts.boto3(&cloud.scene, key);
+        let keys = aws::boto3(&cloud.scene, key);
         let identity = cloud.sts.whose(&keys);
         assert!(
             identity.contains(&format!(":assumed-role/{role}/")),
             "{identity}"
         );
     }
-    let nothing = cloud.sts.boto3(&cloud.scene, "shop/plain");
+    let nothing = aws::boto3(&cloud.scene, "shop/plain");
     assert_eq!(nothing, Value::Null);
     cloud.down();
 }

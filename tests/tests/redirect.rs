@@ -160,15 +160,10 @@ fn a_connection_to_each_guarded_address_reaches_the_responder_as_its_pods() {
     let mut responder = Responder::connect(&scene);
     let mut attachments = Vec::new();
     for key in ["shop/web", "shop/db"] {
-        for service in 0..GUARDED.len() {
+        for (service, guarded) in GUARDED.iter().enumerate() {
             let mut client = connect_tcp(scene.netns(key), to(service), SOON).expect("it connects");
             let (mut stream, origin) = responder.accept(service);
-            assert_eq!(
-                origin["uid"],
-                uid(&scene, key),
-                "{key} at {}",
-                GUARDED[service]
-            );
+            assert_eq!(origin["uid"], uid(&scene, key), "{key} at {guarded}");
             attachments.push(
                 origin["attachment"]
                     .as_str()

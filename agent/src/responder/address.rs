@@ -58,7 +58,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for cookie in 0..200 {
             let Addresses { v4, v6 } = of(cookie);
-            let [169, 254, third @ 32..96, 1..255] = v4.octets() else {
+            let [169, 254, third @ 32..=95, 1..=254] = v4.octets() else {
                 panic!("{v4}");
             };
             assert!(third != 169 && v6.is_unique_local());

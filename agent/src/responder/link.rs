@@ -3,9 +3,11 @@
 //! Whoever connects must have the responder's uid. The task ends a link that says anything that the responder does not.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,10 +20,11 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::listeners::Listeners;
-use super::origin::{Holder, Origins};
+use super::origin::Origins;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
 use crate::kube::token::TokenMaker;
@@ -38,17 +41,23 @@ pub struct Link {
     /// What the responder listens with.
     pub listeners: Listeners,
     /// Whose connections are.
-    pub origins: Origins,
+    pub whose: Arc<Whose>,
     /// Who holds which slot.
     pub lookup: watch::Receiver<Lookup>,
     /// What is known of pods.
     pub callers: watch::Receiver<Callers>,
     /// Who makes tokens; nobody where there is no API server.
     pub tokens: Option<TokenMaker>,
-    /// This boot and network namespace.
-    pub owner: Mark,
     /// The only uid that may connect.
     pub uid: u32,
+}
+
+/// The word on connections.
+pub struct Whose {
+    /// The table of origins.
+    pub origins: Mutex<Origins>,
+    /// This boot and network namespace.
+    pub owner: Mark,
 }
 
 /// Binds the socket; the future serves it.
@@ -69,7 +78,7 @@ pub fn serve(path: &Path, link: Link) -> Result<impl Future<Output = Result<()>>
 
 async fn accept(socket: UnixListener, link: Link) -> Result<()> {
     let uid = link.uid;
-    let link = std::sync::Arc::new(tokio::sync::Mutex::new(link));
+    let link = Arc::new(link);
     let mut current: Option<JoinHandle<()>> = None;
     loop {
         let (stream, _) = socket.accept().await.context("accepting the responder")?;
@@ -84,17 +93,14 @@ async fn accept(socket: UnixListener, link: Link) -> Result<()> {
         }
         if let Some(task) = current.take() {
             task.abort();
-            // It may hold the link until it has ended.
-            let _ = task.await;
         }
         info!(pid = peer.pid(), "Responder has connected");
-        let link = std::sync::Arc::clone(&link);
+        let link = Arc::clone(&link);
         current = Some(tokio::spawn(async move {
-            let mut link = link.lock().await;
             match link.talk(stream).await {
                 Ok(()) => warn!("Responder has gone; metadata is not answered until it is back"),
                 Err(error) => {
-                    warn!(error = %format!("{error:#}"), "Ended the link to the responder")
+                    warn!(error = %format!("{error:#}"), "Ended the link to the responder");
                 }
             }
         }));
@@ -102,7 +108,7 @@ async fn accept(socket: UnixListener, link: Link) -> Result<()> {
 }
 
 impl Link {
-    async fn talk(&mut self, stream: UnixStream) -> Result<()> {
+    async fn talk(&self, stream: UnixStream) -> Result<()> {
         self.hand_over(&stream)
             .await
             .context("handing over the listeners")?;
@@ -117,12 +123,12 @@ impl Link {
     }
 
     async fn answer(
-        &mut self,
+        &self,
         mut read: BufReader<OwnedReadHalf>,
         out: mpsc::Sender<FromAgent>,
     ) -> Result<()> {
         let mut line = Vec::new();
-        let mut tokens = JoinSet::new();
+        let mut waits = JoinSet::new();
         loop {
             line.clear();
             let length = (&mut read)
@@ -133,11 +139,21 @@ impl Link {
             if length == 0 {
                 return Ok(());
             }
-            while tokens.try_join_next().is_some() {}
+            while waits.try_join_next().is_some() {}
             match serde_json::from_slice(&line) {
                 Ok(FromResponder::Origin { id, peer, service }) => {
-                    let origin = self.origin(peer, service).await;
-                    out.send(FromAgent::Origin { id, origin }).await?;
+                    let origin = self.whose.ask(&self.lookup.borrow(), peer, service);
+                    if origin.is_some() {
+                        out.send(FromAgent::Origin { id, origin }).await?;
+                        continue;
+                    }
+                    let (whose, lookup) = (Arc::clone(&self.whose), self.lookup.clone());
+                    let out = out.clone();
+                    waits.spawn(async move {
+                        let origin = whose.wait(lookup, peer, service).await;
+                        // The link may be gone.
+                        let _ = out.send(FromAgent::Origin { id, origin }).await;
+                    });
                 }
                 Ok(FromResponder::Token {
                     id,
@@ -146,7 +162,7 @@ impl Link {
                 }) => {
                     let owner = self.owner_of(&pod_uid, &audience);
                     let (maker, out) = (self.tokens.clone(), out.clone());
-                    tokens.spawn(async move {
+                    waits.spawn(async move {
                         let token = match (owner, maker) {
                             (Some(owner), Some(maker)) => maker.token(&owner, &audience).await,
                             (None, _) => Err("this pod has no role by web identity".to_owned()),
@@ -207,34 +223,35 @@ impl Link {
         }
         Ok(())
     }
+}
 
-    /// Whose a connection is; a slot that is only just being given is waited for.
-    async fn origin(&mut self, peer: std::net::SocketAddr, service: u16) -> Option<Origin> {
-        let address = address_bytes(peer.ip());
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+impl Whose {
+    /// Whose a connection is, as far as slots are known by now.
+    fn ask(&self, lookup: &Lookup, peer: SocketAddr, service: u16) -> Option<Origin> {
+        let holders = lookup.holders.get(&address_bytes(peer.ip()))?;
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let (holder, origin) = origins.take(peer, service, holders)?;
+        Some(Origin {
+            attachment: attachment(&self.owner, origin.ifindex),
+            ifindex: origin.ifindex,
+            uid: lookup.endpoints.get(&holder).cloned(),
+        })
+    }
+
+    /// The same for a pod that is starting, whose slot may become known in a moment. Nobody else waits for that.
+    async fn wait(
+        &self,
+        mut lookup: watch::Receiver<Lookup>,
+        peer: SocketAddr,
+        service: u16,
+    ) -> Option<Origin> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let (holders, uids) = {
-                let lookup = self.lookup.borrow_and_update();
-                let holders: Vec<Holder> =
-                    lookup.holders.get(&address).cloned().unwrap_or_default();
-                let uids: Vec<_> = holders
-                    .iter()
-                    .map(|holder| lookup.endpoints.get(holder).cloned())
-                    .collect();
-                (holders, uids)
-            };
-            if let Some((holder, origin)) = self.origins.take(peer, service, &holders) {
-                let index = holders.iter().position(|other| *other == holder)?;
-                return Some(Origin {
-                    attachment: attachment(&self.owner, origin.ifindex),
-                    ifindex: origin.ifindex,
-                    uid: uids.into_iter().nth(index).flatten(),
-                });
+            let origin = self.ask(&lookup.borrow_and_update(), peer, service);
+            if origin.is_some() {
+                return origin;
             }
-            tokio::time::timeout_at(deadline, self.lookup.changed())
-                .await
-                .ok()?
-                .ok()?;
+            timeout_at(deadline, lookup.changed()).await.ok()?.ok()?;
         }
     }
 }

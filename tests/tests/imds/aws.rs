@@ -11,6 +11,8 @@ use portcullis_tests::scene::{SOON, Scene, ip, wait_until};
 use serde_json::Value;
 
 const PORT: u16 = 5000;
+/// Where it answers, in the node.
+pub(crate) const URL: &str = "http://127.0.0.1:5000";
 
 /// Who the keys on standard input belong to.
 const WHOSE: &str = "
@@ -62,21 +64,17 @@ impl Sts {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{PORT}")
-    }
-
     /// The ARN of whoever has these keys.
     pub(crate) fn whose(&self, keys: &Value) -> String {
         let node = NetNs::open(&self.node).expect("the node is there");
-        let said = run(&node, WHOSE, &[&self.url()], &keys.to_string());
+        let said = run(&node, WHOSE, &[URL], &keys.to_string());
         said.as_str().expect("an ARN").to_owned()
     }
+}
 
-    /// The keys that boto3 finds in a pod; null if there are none.
-    pub(crate) fn boto3(&self, scene: &Scene, key: &str) -> Value {
-        run(scene.netns(key), FIND, &[], "")
-    }
+/// The keys that boto3 finds in a pod; null if there are none.
+pub(crate) fn boto3(scene: &Scene, key: &str) -> Value {
+    run(scene.netns(key), FIND, &[], "")
 }
 
 impl Drop for Sts {
