@@ -85,10 +85,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     session.install(&layout)?;
     let ready = started.elapsed();
-    let folder = folder(
-        &layout,
-        &Section::E2e(options.kernel).name().replace(' ', "-"),
-    )?;
+    let suite = Section::E2e(options.kernel).name().replace(' ', "-");
+    let folder = folder(&layout, &suite)?;
+    // Reports of specs that are not run this time would be read as theirs.
+    fs::remove_dir_all(&folder)
+        .and_then(|()| fs::create_dir(&folder))
+        .context("cannot remove what the last run left")?;
     let pace = Pace::of(options);
     let focus = options.focus.as_deref().unwrap_or(FOCUS);
     let specs = list(&session, &folder, focus)?;
