@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// Use the cluster that is up, and leave it up
     #[arg(long, conflicts_with = "proxy")]
     running: bool,
-    /// How many specs at a time [default: 2, and 1 with --kernel]
+    /// How many specs at a time [default: 3, and 1 with --kernel]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
     jobs: Option<u8>,
     /// End the suite after this many minutes [default: 20, and 600 with --kernel]
@@ -65,7 +65,7 @@ impl Pace {
     fn of(options: &Options) -> Self {
         // A virtual machine is slow, and a probe has ten seconds there too.
         let (jobs, minutes) = match options.kernel {
-            None => (2, 20),
+            None => (3, 20),
             Some(_) => (1, 600),
         };
         Self {
