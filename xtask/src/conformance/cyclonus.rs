@@ -110,10 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     session.install(&layout)?;
     let rounds = match options.destination {
         None => rounds(&options.include),
-        Some(destination) => rounds(&options.include)
-            .into_iter()
-            .filter(|round| round.destination == destination)
-            .collect(),
+        Some(destination) => vec![Round::of(destination, &options.include)],
     };
     let whole = options.include.is_empty();
     let (passed, failed) = judge(&layout, &session, &rounds, options.wait, whole)?;
@@ -129,21 +126,12 @@ pub(crate) fn everything(layout: &Layout, family: Family) -> Result<(u64, u64)> 
 }
 
 fn rounds(include: &[String]) -> Vec<Round> {
-    let round = |destination, include: Vec<String>| Round {
-        destination,
-        include,
-    };
-    let mut rounds = vec![
-        round(Destination::PodIp, include.to_vec()),
-        round(Destination::ServiceIp, include.to_vec()),
-    ];
-    let by_name = if include.is_empty() {
-        BY_NAME.iter().map(ToString::to_string).collect()
-    } else {
-        include.to_vec()
-    };
-    rounds.push(round(Destination::ServiceName, by_name));
-    rounds
+    let mut destinations = vec![Destination::PodIp, Destination::ServiceIp];
+    if include.is_empty() {
+        destinations.push(Destination::ServiceName);
+    }
+    let round = |destination| Round::of(destination, include);
+    destinations.into_iter().map(round).collect()
 }
 
 fn judge(
@@ -241,6 +229,19 @@ impl Judge {
 }
 
 impl Round {
+    /// All cases that are to be asked this way; by name those alone that need it.
+    fn of(destination: Destination, include: &[String]) -> Self {
+        let include = if include.is_empty() && destination == Destination::ServiceName {
+            BY_NAME.iter().map(ToString::to_string).collect()
+        } else {
+            include.to_vec()
+        };
+        Self {
+            destination,
+            include,
+        }
+    }
+
     fn ask(&self, session: &Session, log: &Path, wait: u8) -> Result<Answer> {
         clear(session)?;
         let started = Instant::now();
