@@ -143,7 +143,9 @@ fn judge(
 ) -> Result<(u64, u64)> {
     let _ground = Ground::new(session, None)?;
     let part = if whole { "" } else { "-part" };
-    let folder = folder(layout, &format!("cyclonus-{}{part}", session.family.name()))?;
+    // Columns of one page were made under the same circumstances.
+    let suite = format!("cyclonus-{}-{}{part}", session.family.name(), session.proxy);
+    let folder = folder(layout, &suite)?;
     let started = Instant::now();
     let mut answers = Vec::new();
     for round in rounds {
