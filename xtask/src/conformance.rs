@@ -53,12 +53,9 @@ impl Circumstances {
     }
 }
 
-/// An empty folder for what a suite leaves.
+/// The folder of what a suite leaves; what the last run left is still in it.
 fn folder(layout: &Layout, suite: &str) -> Result<PathBuf> {
     let folder = layout.target.join("conformance").join(suite);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).context("cannot remove what the last run left")?;
-    }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     Ok(folder)
 }

@@ -47,10 +47,10 @@ const BY_NAME: &[&str] = &[
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only cases with one of these tags, as Cyclonus names them; nothing is written then
+    /// Only cases with one of these tags, as Cyclonus names them; nothing is written to docs/ then
     #[arg(long, value_name = "TAGS", value_delimiter = ',')]
     include: Vec<String>,
-    /// Only what calls these; nothing is written then
+    /// Only what calls these; the others' results stay as they are
     #[arg(long, value_enum)]
     destination: Option<Destination>,
     /// The family of the addresses that are called
@@ -110,13 +110,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     session.install(&layout)?;
     let rounds = match options.destination {
         None => rounds(&options.include),
-        Some(destination) => vec![Round {
-            destination,
-            include: options.include.clone(),
-        }],
+        Some(destination) => vec![Round::of(destination, &options.include)],
     };
-    let all = options.destination.is_none() && options.include.is_empty();
-    let (passed, failed) = judge(&layout, &session, &rounds, options.wait, all)?;
+    let whole = options.include.is_empty();
+    let (passed, failed) = judge(&layout, &session, &rounds, options.wait, whole)?;
     show(&format!("{passed} passed, {failed} failed, 0 skipped"));
     Ok(passed > 0 && failed == 0)
 }
@@ -129,19 +126,12 @@ pub(crate) fn everything(layout: &Layout, family: Family) -> Result<(u64, u64)> 
 }
 
 fn rounds(include: &[String]) -> Vec<Round> {
-    let round = |destination, include: Vec<String>| Round {
-        destination,
-        include,
-    };
-    let mut rounds = vec![
-        round(Destination::PodIp, include.to_vec()),
-        round(Destination::ServiceIp, include.to_vec()),
-    ];
+    let mut destinations = vec![Destination::PodIp, Destination::ServiceIp];
     if include.is_empty() {
-        let by_name = BY_NAME.iter().map(ToString::to_string).collect();
-        rounds.push(round(Destination::ServiceName, by_name));
+        destinations.push(Destination::ServiceName);
     }
-    rounds
+    let round = |destination| Round::of(destination, include);
+    destinations.into_iter().map(round).collect()
 }
 
 fn judge(
@@ -149,10 +139,13 @@ fn judge(
     session: &Session,
     rounds: &[Round],
     wait: u8,
-    all: bool,
+    whole: bool,
 ) -> Result<(u64, u64)> {
     let _ground = Ground::new(session, None)?;
-    let folder = folder(layout, &format!("cyclonus-{}", session.family.name()))?;
+    let part = if whole { "" } else { "-part" };
+    // Columns of one page were made under the same circumstances.
+    let suite = format!("cyclonus-{}-{}{part}", session.family.name(), session.proxy);
+    let folder = folder(layout, &suite)?;
     let started = Instant::now();
     let mut answers = Vec::new();
     for round in rounds {
@@ -164,10 +157,10 @@ fn judge(
             log.display()
         ));
         answers.push(round.ask(session, &log, wait)?);
-        if all {
-            // A round takes an hour or two: what is known is written at once.
+        if whole {
+            // What is known is written at once, with what the last rounds of the other destinations said.
             let circumstances = Circumstances::of(session)?;
-            let text = section::section(&circumstances, session.family, wait, &answers);
+            let text = section::section(&circumstances, session.family, wait, &known(&folder)?);
             page::write(layout, Section::Cyclonus(session.family), &text)?;
         }
     }
@@ -185,44 +178,100 @@ fn judge(
     Ok((passed.len() as u64, failed.len() as u64))
 }
 
+/// What the logs of a folder say, in the order of the rounds.
+fn known(folder: &Path) -> Result<Vec<Answer>> {
+    let mut answers = Vec::new();
+    for Round { destination, .. } in rounds(&[]) {
+        let log = folder.join(format!("{}.log", destination.word()));
+        if !log.exists() {
+            continue;
+        }
+        let file = File::open(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let mut judge = Judge::default();
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read {}", log.display()))?;
+            judge.line(&String::from_utf8_lossy(&line), destination);
+        }
+        answers.push(judge.answer(destination));
+    }
+    Ok(answers)
+}
+
+/// Makes verdicts of lines.
+#[derive(Default)]
+struct Judge {
+    reader: Reader,
+    verdicts: Vec<(Name, Verdict)>,
+}
+
+impl Judge {
+    /// Takes a line; the case's name and verdict, if the line ends one.
+    fn line(&mut self, line: &str, destination: Destination) -> Option<&(Name, Verdict)> {
+        let case = self.reader.line(line)?;
+        let verdict = Verdict::of(&case, destination);
+        self.verdicts.push((case.name, verdict));
+        self.verdicts.last()
+    }
+
+    /// All verdicts; cases that were listed and have none did not run to their end.
+    fn answer(mut self, destination: Destination) -> Answer {
+        for name in self.reader.listed() {
+            if !self.verdicts.iter().any(|(other, _)| other == name) {
+                let case = Case::unfinished(name.clone());
+                self.verdicts
+                    .push((case.name.clone(), Verdict::of(&case, destination)));
+            }
+        }
+        Answer {
+            destination,
+            version: self.reader.version,
+            verdicts: self.verdicts,
+        }
+    }
+}
+
 impl Round {
+    /// All cases that are to be asked this way; by name those alone that need it.
+    fn of(destination: Destination, include: &[String]) -> Self {
+        let include = if include.is_empty() && destination == Destination::ServiceName {
+            BY_NAME.iter().map(ToString::to_string).collect()
+        } else {
+            include.to_vec()
+        };
+        Self {
+            destination,
+            include,
+        }
+    }
+
     fn ask(&self, session: &Session, log: &Path, wait: u8) -> Result<Answer> {
         clear(session)?;
         let started = Instant::now();
-        let mut reader = Reader::default();
-        let mut verdicts: Vec<(Name, Verdict)> = Vec::new();
+        let mut judge = Judge::default();
         let mut process = Process::start(session, self, log, wait)?;
         let mut case_started = started;
         while let Some(line) = process.line()? {
-            let Some(case) = reader.line(&line) else {
+            let Some((name, verdict)) = judge.line(&line, self.destination) else {
                 continue;
             };
-            let seconds = case_started.elapsed().as_secs_f64();
-            case_started = Instant::now();
-            let verdict = Verdict::of(&case, self.destination);
+            let (title, word) = (section::title(name), verdict.word());
             say(&format!(
-                "  {:3} of {}  {seconds:5.1} s  {}  {}",
-                verdicts.len() + 1,
-                reader.listed().len(),
-                verdict.word(),
-                section::title(&case.name)
+                "  {:3} of {}  {:5.1} s  {word}  {title}",
+                judge.verdicts.len(),
+                judge.reader.listed().len(),
+                case_started.elapsed().as_secs_f64(),
             ));
-            verdicts.push((case.name, verdict));
+            case_started = Instant::now();
         }
         let ended_well = process.end()?;
-        for name in reader.listed() {
-            if !verdicts.iter().any(|(other, _)| other == name) {
-                let case = Case::unfinished(name.clone());
-                verdicts.push((case.name.clone(), Verdict::of(&case, self.destination)));
-            }
-        }
-        if verdicts.is_empty() || !ended_well {
+        let answer = judge.answer(self.destination);
+        if answer.verdicts.is_empty() || !ended_well {
             say("Cyclonus did not run to its end; its log ends:");
             for line in last_lines(log, 10) {
                 say(&format!("  | {line}"));
             }
         }
-        if verdicts.is_empty() {
+        if answer.verdicts.is_empty() {
             return Err(Failure::new(
                 "cannot run Cyclonus' cases",
                 "it named none",
@@ -234,11 +283,7 @@ impl Round {
             .into());
         }
         say(&format!("  {:.1} minutes", minutes(started.elapsed())));
-        Ok(Answer {
-            destination: self.destination,
-            version: reader.version,
-            verdicts,
-        })
+        Ok(answer)
     }
 }
 

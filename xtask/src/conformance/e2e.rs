@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// Use the cluster that is up, and leave it up
     #[arg(long, conflicts_with = "proxy")]
     running: bool,
-    /// How many specs at a time [default: 2, and 1 with --kernel]
+    /// How many specs at a time [default: 3, and 1 with --kernel]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
     jobs: Option<u8>,
     /// End the suite after this many minutes [default: 20, and 600 with --kernel]
@@ -65,7 +65,7 @@ impl Pace {
     fn of(options: &Options) -> Self {
         // A virtual machine is slow, and a probe has ten seconds there too.
         let (jobs, minutes) = match options.kernel {
-            None => (2, 20),
+            None => (3, 20),
             Some(_) => (1, 600),
         };
         Self {
@@ -85,10 +85,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     session.install(&layout)?;
     let ready = started.elapsed();
-    let folder = folder(
-        &layout,
-        &Section::E2e(options.kernel).name().replace(' ', "-"),
-    )?;
+    let suite = Section::E2e(options.kernel).name().replace(' ', "-");
+    let folder = folder(&layout, &suite)?;
+    // Reports of specs that are not run this time would be read as theirs.
+    fs::remove_dir_all(&folder)
+        .and_then(|()| fs::create_dir(&folder))
+        .context("cannot remove what the last run left")?;
     let pace = Pace::of(options);
     let focus = options.focus.as_deref().unwrap_or(FOCUS);
     let specs = list(&session, &folder, focus)?;
