@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_imds::upstream::Endpoint;
 
 pub use ask::{
     Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, LintArgs, Output, PLUGIN, PatienceArgs,
@@ -141,6 +142,14 @@ pub struct AgentArgs {
     pub roles: RoleArgs,
 }
 
+/// The node's own metadata service.
+#[derive(Clone, Debug, Args)]
+pub struct UpstreamArgs {
+    /// Where the node's own metadata service is; on nodes that have IPv6 alone `http://[fd00:ec2::254]`
+    #[arg(long, value_name = "URL", default_value = "http://169.254.169.254")]
+    pub metadata_endpoint: Endpoint,
+}
+
 /// `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SourceArg {
@@ -166,9 +175,12 @@ pub struct ResponderArgs {
     /// Keep the keys of session tokens in this file [default: in memory]
     #[arg(long, value_name = "PATH")]
     pub keys: Option<PathBuf>,
-    /// The region in which STS is asked
+    /// The region in which STS is asked [default: the node's, by its metadata service]
     #[arg(long, env = "AWS_REGION")]
-    pub region: String,
+    pub region: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields have their own")]
+    pub upstream: UpstreamArgs,
     /// STS elsewhere
     #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
     pub sts_endpoint: Option<String>,

@@ -145,7 +145,8 @@ fn responder(arguments: ResponderArgs) -> Result<u8> {
         socket: arguments.socket,
         agent_uid: arguments.agent_uid,
         keys: arguments.keys,
-        region: arguments.region,
+        region: arguments.region.filter(|region| !region.is_empty()),
+        upstream: arguments.upstream.metadata_endpoint,
         endpoint: arguments.sts_endpoint,
         imds_v1: if arguments.imds_v1 {
             ImdsV1::ByPod

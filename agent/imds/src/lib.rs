@@ -28,3 +28,4 @@ pub mod secret;
 pub mod server;
 pub mod sts;
 pub mod token;
+pub mod upstream;

@@ -79,6 +79,134 @@ impl ImdsVersion {
 /// Every status that is ever answered.
 pub const STATUSES: [u16; 10] = [200, 400, 401, 403, 404, 405, 414, 417, 431, 503];
 
+/// What the node's metadata service was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum PathClass {
+    /// Our session token.
+    Token,
+    /// A value that stays as it is.
+    Static,
+    /// A value that may become another: spot, rebalance, autoscaling.
+    Changing,
+    /// The names of interfaces or tags.
+    List,
+    /// The identity document and its signatures.
+    Identity,
+    /// The node's instance profile and role.
+    Role,
+    /// The node's credentials.
+    Credentials,
+}
+
+impl PathClass {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Token,
+        Self::Static,
+        Self::Changing,
+        Self::List,
+        Self::Identity,
+        Self::Role,
+        Self::Credentials,
+    ];
+
+    /// The value of the label `path_class`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Static => "static",
+            Self::Changing => "changing",
+            Self::List => "list",
+            Self::Identity => "identity",
+            Self::Role => "role",
+            Self::Credentials => "credentials",
+        }
+    }
+}
+
+/// What came of asking the node's metadata service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum UpstreamCode {
+    /// 200, and it could be read.
+    Ok,
+    /// 401: our session token was refused.
+    Unauthorized,
+    /// 403: the service is switched off.
+    Forbidden,
+    /// 404: there is no such value.
+    NotFound,
+    /// Any other status.
+    Other,
+    /// No answer in time.
+    Timeout,
+    /// No connection, or one that broke.
+    Unreachable,
+    /// An answer that is too long or cannot be read.
+    Malformed,
+}
+
+impl UpstreamCode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Other,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Malformed,
+    ];
+
+    /// That of a status which is not 200.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden,
+            404 => Self::NotFound,
+            _ => Self::Other,
+        }
+    }
+
+    /// The value of the label `code`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "200",
+            Self::Unauthorized => "401",
+            Self::Forbidden => "403",
+            Self::NotFound => "404",
+            Self::Other => "other",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// Requests to the node's metadata service. Shared by all that ask it.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    requests: [[AtomicU64; UpstreamCode::ALL.len()]; PathClass::ALL.len()],
+}
+
+impl Upstream {
+    /// Counts a request.
+    pub fn asked(&self, class: PathClass, code: UpstreamCode) {
+        self.requests[class as usize][code as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many requests of a class came to this.
+    #[must_use]
+    pub fn requests(&self, class: PathClass, code: UpstreamCode) -> u64 {
+        self.requests[class as usize][code as usize].load(Relaxed)
+    }
+}
+
 /// The counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -142,6 +270,20 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_labels_are_in_the_order_of_their_numbers() {
+        for (number, class) in PathClass::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, number);
+        }
+        for (number, code) in UpstreamCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, number);
+        }
+        for status in [401, 403, 404] {
+            assert_eq!(UpstreamCode::of(status).label(), status.to_string());
+        }
+        assert_eq!(UpstreamCode::of(302), UpstreamCode::Other);
+    }
 
     #[test]
     fn every_status_of_a_reason_has_a_counter() {

@@ -18,12 +18,15 @@ use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use portcullis_common::guard;
 use portcullis_imds::cache::Endpoints;
 use portcullis_imds::listener::{Hosts, Service};
+use portcullis_imds::metrics::Upstream as Counters;
 use portcullis_imds::respond::ImdsV1;
 use portcullis_imds::server::{Bound, Server, Settings as Surface};
 use portcullis_imds::sts;
+use portcullis_imds::upstream::{Endpoint, NodeKeys, Upstream, node};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use connect::Connected;
@@ -31,6 +34,11 @@ use remote::Remote;
 
 /// How long until the agent is looked for again.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long until the region is asked for again.
+const REGION_AGAIN: Duration = Duration::from_secs(1);
+/// How long until it is said again that there is none.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
 
 /// What `portcullis responder` can be told.
 #[derive(Clone, Debug)]
@@ -41,15 +49,17 @@ pub struct Settings {
     pub agent_uid: u32,
     /// Where the keys of session tokens are kept; nowhere if absent, so that a restart voids them.
     pub keys: Option<PathBuf>,
-    /// The region in which STS is asked.
-    pub region: String,
+    /// The region in which STS is asked; the node's if absent.
+    pub region: Option<String>,
+    /// The node's own metadata service.
+    pub upstream: Endpoint,
     /// STS elsewhere.
     pub endpoint: Option<String>,
     /// Whether metadata is answered without session tokens.
     pub imds_v1: ImdsV1,
     /// Names beside the addresses that `Host` may say.
     pub extra_hosts: Vec<String>,
-    /// Credentials for `AssumeRole`: access key id, secret key, session token.
+    /// Credentials for `AssumeRole`: access key id, secret key, session token. The node's if absent.
     pub own: Option<(String, String, Option<String>)>,
 }
 
@@ -57,25 +67,58 @@ pub struct Settings {
 pub async fn run(settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let counters = Arc::<Counters>::default();
+    let upstream = || Upstream::new(settings.upstream, Arc::clone(&counters));
+    let region = tokio::select! {
+        region = region(&settings, upstream()) => region,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let endpoints = match &settings.endpoint {
         Some(url) => Endpoints {
             regional: url.clone(),
             global: url.clone(),
         },
         None => Endpoints {
-            regional: sts::endpoint(&settings.region, true).await?,
-            global: sts::endpoint(&settings.region, false).await?,
+            regional: sts::endpoint(&region, true).await?,
+            global: sts::endpoint(&region, false).await?,
         },
     };
-    let own = settings.own.clone().map(|(id, secret, token)| {
-        SharedCredentialsProvider::new(Credentials::new(id, secret, token, None, "settings"))
-    });
+    let own = match settings.own.clone() {
+        Some((id, secret, token)) => {
+            SharedCredentialsProvider::new(Credentials::new(id, secret, token, None, "settings"))
+        }
+        None => SharedCredentialsProvider::new(NodeKeys::new(upstream())),
+    };
     let keys = keys::keep(settings.keys.clone())?;
-    let remote = Remote::new(endpoints, &settings.region, own);
+    let remote = Remote::new(endpoints, &region, Some(own));
     tokio::select! {
         result = follow(&settings, &remote, &keys) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// The region that was chosen, or the node's. Without one there is no STS to ask, and pods wait in front of the listeners.
+async fn region(settings: &Settings, mut upstream: Upstream) -> String {
+    if let Some(region) = &settings.region {
+        return region.clone();
+    }
+    let mut told: Option<Instant> = None;
+    loop {
+        match node::region(&mut upstream).await {
+            Ok(region) => {
+                info!(%region, "The node's metadata service says the region");
+                return region;
+            }
+            Err(error) => {
+                if told.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
+                    told = Some(Instant::now());
+                    warn!(error = %format!("{:#}", anyhow::Error::new(error)), "No region yet: it is asked of the node's metadata service until --region says it");
+                }
+                tokio::time::sleep(REGION_AGAIN).await;
+            }
+        }
     }
 }
 
