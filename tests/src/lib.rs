@@ -4,6 +4,7 @@
 //! world (random objects and probes) -> oracle (the right answers, slowly)
 //!                                   -> compiler, BPF_PROG_TEST_RUN, real packets: must agree
 //! scene (a lab and the real agent)  -> traffic, single packets, kernel objects: what happens, what is left
+//! cloud (a scene with responder and STS) -> what real AWS clients get in pods, and whose it is
 //! cluster (a real one, the real agents)  -> the same through the real API, on several nodes
 //! bench (the same, on bare devices)  -> what a packet costs
 //! scale (a large cluster, the agent's own stages)  -> what a change costs, what tables weigh
@@ -13,6 +14,7 @@
 
 pub mod bench;
 pub mod binary;
+pub mod cloud;
 pub mod cluster;
 pub mod directory;
 pub mod oracle;

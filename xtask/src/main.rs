@@ -21,6 +21,7 @@ mod initramfs;
 mod kernel;
 mod layout;
 mod lint;
+mod node;
 mod object;
 mod oci;
 mod python;

@@ -49,6 +49,9 @@ pub(crate) const LINT_TOOLS: &[Tool] = &[
 /// For real AWS clients.
 pub(crate) const PYTHON_TOOLS: &[Tool] = &[tool("python3", "python3-venv")];
 
+/// For the one in JavaScript.
+pub(crate) const NODE_TOOLS: &[Tool] = &[tool("node", "nodejs"), tool("npm", "npm")];
+
 /// For libFuzzer, which is C++.
 pub(crate) const FUZZ_TOOLS: &[Tool] = &[tool("c++", "g++")];
 

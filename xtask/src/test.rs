@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `PORTCULLIS_BIN` | the release binary, static |
 //! | `PORTCULLIS_BPF` | the BPF object (not on another kernel, where only the binary is) |
-//! | `PORTCULLIS_PYTHON` | an environment with boto3 and moto (agent rung only) |
+//! | `PORTCULLIS_PYTHON` | an environment with boto3, awscli and moto (agent rung only) |
+//! | `PORTCULLIS_NODE_MODULES` | the AWS SDK for JavaScript (agent rung only) |
 //! | `PORTCULLIS_LONG` | `1` with `--long`: more rounds, larger worlds |
 //! | `PORTCULLIS_XTASK` | this program, for `cluster run` (cluster rung only) |
 //!
@@ -30,7 +31,7 @@ use crate::conformance::cyclonus;
 use crate::failure::Failure;
 use crate::layout::Layout;
 use crate::tally::Tally;
-use crate::{python, setup, vm};
+use crate::{node, python, setup, vm};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rung {
@@ -79,6 +80,7 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/feed.rs", Rung::Agent),
     ("tests/tests/roles.rs", Rung::Agent),
     ("tests/tests/imds.rs", Rung::Agent),
+    ("tests/tests/sdk.rs", Rung::Agent),
     ("tests/tests/cluster.rs", Rung::Cluster),
 ];
 
@@ -157,8 +159,8 @@ fn on_this_kernel(
         setup::ensure(setup::TEST_TOOLS, "the tests")?;
         setup::mount_bpffs()?;
     }
-    let python = if files.iter().any(|file| file.rung == Rung::Agent) {
-        Some(python::ready(layout)?)
+    let clients = if files.iter().any(|file| file.rung == Rung::Agent) {
+        Some((python::ready(layout)?, node::ready(layout)?))
     } else {
         None
     };
@@ -169,8 +171,9 @@ fn on_this_kernel(
             .arg("--no-fail-fast")
             .args(targets)
             .env("PORTCULLIS_BIN", &products.agent);
-        if let Some(python) = &python {
+        if let Some((python, node)) = &clients {
             cargo.env("PORTCULLIS_PYTHON", python);
+            cargo.env("PORTCULLIS_NODE_MODULES", node);
         }
         if options.long {
             cargo.env("PORTCULLIS_LONG", "1");

@@ -2,24 +2,27 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use portcullis_lab::cgroup::{self, Cgroups};
-use portcullis_tests::binary;
-use portcullis_tests::scene::Scene;
+
+use crate::binary;
+use crate::scene::Scene;
 
 /// `runAsUser` of its container.
 const UID: &str = "65532";
 
 /// A running responder. Dropping it ends it, and shows its log if the test fails.
-pub(crate) struct Responder {
+#[derive(Debug)]
+pub struct Responder {
     child: Child,
-    directory: PathBuf,
+    log: PathBuf,
 }
 
 /// A directory for the socket, as an emptyDir is.
-pub(crate) fn directory(test: &str) -> PathBuf {
+#[must_use]
+pub fn directory(test: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("portcullis-{test}-{}", std::process::id()));
     fs::create_dir_all(&path).expect("the temporary directory can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("it is ours");
@@ -27,11 +30,17 @@ pub(crate) fn directory(test: &str) -> PathBuf {
 }
 
 impl Responder {
-    pub(crate) fn start(scene: &Scene, directory: PathBuf, sts: &str) -> Self {
+    /// Starts it beside the agent that waits in `directory`. STS is at `sts`.
+    #[must_use]
+    pub fn start(scene: &Scene, directory: &Path, sts: &str) -> Self {
         // Where the responder may read it.
         let binary = directory.join("portcullis");
-        fs::copy(binary::portcullis(), &binary).expect("the program can be copied");
-        let log = fs::File::create(directory.join("log")).expect("a log");
+        if !binary.exists() {
+            fs::copy(binary::portcullis(), &binary).expect("the program can be copied");
+        }
+        let path = directory.join("log");
+        let log = fs::File::options().create(true).append(true).open(&path);
+        let log = log.expect("a log");
         let mut command = Command::new("setpriv");
         command
             .args([
@@ -47,6 +56,8 @@ impl Responder {
             .arg("responder")
             .args(["--region", "eu-west-1", "--sts-endpoint", sts, "--socket"])
             .arg(directory.join("agent.sock"))
+            .arg("--keys")
+            .arg(directory.join("keys"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .envs([
@@ -65,11 +76,25 @@ impl Responder {
             cgroup::enter(&mut command, &Cgroups::system(cgroups)).expect("it has a cgroup");
         }
         let child = command.spawn().expect("the responder starts");
-        Self { child, directory }
+        Self { child, log: path }
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it has ended");
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far, and those before it.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
@@ -80,6 +105,5 @@ impl Drop for Responder {
         if std::thread::panicking() {
             eprintln!("responder's log:\n{}", self.log());
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

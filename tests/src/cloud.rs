@@ -1,0 +1,142 @@
+//! A node whose pods get credentials: the real agent, the real responder, and moto as STS, which says whose keys are.
+//!
+//! ```text
+//! pod -> guard -> responder (uid 65532, no capability) -> road (as long as a test wants) -> STS (moto, in the node)
+//! keys of the answer -> GetCallerIdentity at the same STS -> whose they are
+//! ```
+//! | module | is |
+//! |---|---|
+//! | `moto` | STS, and the oracle |
+//! | `responder` | the responder's process |
+//! | `road` | the way from the responder to STS, with a delay |
+//! | `sdk` | real clients, run in pods |
+//! | `talk` | requests by hand, on connections that are kept |
+
+pub mod moto;
+pub mod responder;
+pub mod road;
+pub mod sdk;
+pub mod talk;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use portcullis_lab::client::{self, HttpAnswer};
+
+use crate::scene::{Pod, SOON, Scene, ip};
+use moto::Moto;
+use responder::Responder;
+use road::Road;
+
+/// The annotation that names a role.
+pub const ROLE: &str = "iam.amazonaws.com/role";
+/// What stands before names of roles.
+pub const BASE: &str = "arn:aws:iam::123456789012:role/";
+/// Where EC2 lists the roles of an instance.
+pub const LISTING: &str = "/latest/meta-data/iam/security-credentials/";
+/// The header that a session token is asked for with.
+pub const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds";
+/// The header that a session token is shown in.
+pub const TOKEN: &str = "X-aws-ec2-metadata-token";
+
+/// Any role below the base may be had that starts with `app-`.
+const NAMESPACE: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {iam.amazonaws.com/allowed-roles: '["app-*"]'}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: shop, uid: sa-default}
+"#;
+
+/// A node whose pods get credentials.
+#[derive(Debug)]
+pub struct Cloud {
+    // Ended in this order.
+    /// The responder.
+    pub responder: Responder,
+    /// Its way to STS.
+    pub road: Road,
+    /// STS.
+    pub sts: Moto,
+    /// Node, pods and agent.
+    pub scene: Scene,
+    /// Where the agent waits for its responder.
+    directory: PathBuf,
+}
+
+impl Cloud {
+    /// Everything, in force. Namespace `shop` allows roles that start with `app-`.
+    #[must_use]
+    pub fn up(test: &str, pods: &[Pod]) -> Self {
+        Self::up_with(test, pods, &[])
+    }
+
+    /// The same with more options of the agent.
+    #[must_use]
+    pub fn up_with(test: &str, pods: &[Pod], options: &[&str]) -> Self {
+        let directory = responder::directory(test);
+        let socket = directory.join("agent.sock");
+        let scene = Scene::up_with(test, pods, NAMESPACE, |agent| {
+            let words = ["--source", "assume-role", "--base-role-arn", BASE];
+            agent.extra.extend(words.map(Into::into));
+            agent.extra.extend(options.iter().map(Into::into));
+            agent.extra.extend(["--responder".into(), socket.into()]);
+        });
+        let sts = Moto::start(scene.lab.node());
+        let road = Road::to(scene.lab.node(), moto::PORT);
+        let responder = Responder::start(&scene, &directory, &road.url());
+        Self {
+            responder,
+            road,
+            sts,
+            scene,
+            directory,
+        }
+    }
+
+    /// One request of a pod to EC2's address.
+    #[must_use]
+    pub fn ask(&self, key: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> HttpAnswer {
+        let to: SocketAddr = (ip("169.254.169.254"), 80).into();
+        client::http(self.scene.netns(key), to, method, path, headers, SOON)
+            .unwrap_or_else(|error| panic!("{key}: {method} {path}: {error:#}"))
+    }
+
+    /// A session token of a pod.
+    #[must_use]
+    pub fn token(&self, key: &str) -> String {
+        let answer = self.ask(key, "PUT", "/latest/api/token", &[(TTL, "60")]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+
+    /// A request of a pod with a session token.
+    #[must_use]
+    pub fn get(&self, key: &str, token: &str, path: &str) -> HttpAnswer {
+        self.ask(key, "GET", path, &[(TOKEN, token)])
+    }
+
+    /// Ends the responder at once and starts another, which finds the keys of session tokens of the one before.
+    pub fn restart_responder(&mut self) {
+        self.responder.kill();
+        self.responder = Responder::start(&self.scene, &self.directory, &self.road.url());
+    }
+
+    /// Takes everything down; nothing may be left.
+    pub fn down(self) {
+        drop(self.responder);
+        drop(self.road);
+        drop(self.sts);
+        self.scene.down();
+        let removed = std::fs::remove_dir_all(&self.directory);
+        removed.expect("the responder's directory is ours");
+    }
+}
+
+/// The ARN of a session, as STS says it: that of the pod `shop/NAME`.
+#[must_use]
+pub fn session(role: &str, name: &str) -> String {
+    format!("arn:aws:sts::123456789012:assumed-role/{role}/shop.{name}")
+}
