@@ -7,6 +7,7 @@
 //! The responder parses what pods send, so it has no capability, no token and no file: all that it knows it gets over one Unix socket.
 
 pub mod address;
+pub mod asked;
 pub mod link;
 pub mod listeners;
 pub mod origin;

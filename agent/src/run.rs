@@ -19,6 +19,7 @@ use crate::kube::token::TokenMaker;
 use crate::kube::{Batch, Keep, event, manifests, watch as kube_watch};
 use crate::reconcile::{Callers, Node, rules_of_others};
 use crate::responder::address::Addresses;
+use crate::responder::asked::Responder;
 use crate::responder::link::{self, Link, Whose};
 use crate::responder::listeners;
 use crate::settings::Settings;
@@ -58,11 +59,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (lookup, lookups) = watch::channel(node.lookup());
     let callers = watch::Sender::new(node.callers());
     let events = node.take_events()?;
+    let asks = Responder::default();
     tasks.spawn(flowlog::run(events, lookups, denials));
     if let Some(path) = settings.responder.clone() {
         let (origins, lookup) = (node.origins()?, lookup.subscribe());
         let (callers, tokens) = (callers.subscribe(), feed_tokens);
         let (owner, uid) = (this_owner()?, settings.responder_uid);
+        let asks = asks.clone();
         tasks.spawn(async move {
             let link = Link {
                 listeners: listeners::open(&responder).await?,
@@ -74,6 +77,7 @@ pub async fn run(settings: Settings) -> Result<()> {
                 callers,
                 tokens,
                 uid,
+                asked: asks,
             };
             link::serve(&path, link)?.await
         });

@@ -17,8 +17,8 @@ mod key;
 mod limit;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,10 +26,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-pub use fault::{Class, Fault};
+pub use fault::{Class, Class as FaultClass, Fault};
 pub use key::{Endpoints, Key, Owner, SourceKind};
 
-use crate::credentials::{ASSUME_ROLE_UNAUTHORIZED, Credentials, Outcome};
+use crate::audit::{Book, Record};
+use crate::credentials::{ASSUME_ROLE_UNAUTHORIZED, Credentials, Fetched, Found, Outcome};
+use crate::metrics::Metrics;
 use keeper::{Keeper, State};
 use limit::Limits;
 
@@ -74,6 +76,14 @@ struct Shared<S> {
     limits: Limits,
     prefetches: Semaphore,
     entries: Mutex<HashMap<Key, Entry>>,
+    /// Who is told of renewals and failures; nobody at first.
+    observer: OnceLock<Observer>,
+}
+
+/// Who is told what keepers do.
+struct Observer {
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
 }
 
 struct Entry {
@@ -95,6 +105,8 @@ struct Bell {
     asked: Notify,
     /// What was refused may be allowed now.
     changed: Notify,
+    /// Whether somebody has asked for a fetch, or one is under way.
+    busy: AtomicBool,
     began: Instant,
     /// When somebody asked last, in seconds since then.
     last: AtomicU64,
@@ -105,6 +117,7 @@ impl Bell {
         Self {
             asked: Notify::new(),
             changed: Notify::new(),
+            busy: AtomicBool::new(false),
             began: Instant::now(),
             last: AtomicU64::new(0),
         }
@@ -155,8 +168,15 @@ impl<S: Source> Cache<S> {
                 world,
                 prefetches: Semaphore::new(PREFETCHES),
                 entries: Mutex::default(),
+                observer: OnceLock::new(),
             }),
         }
+    }
+
+    /// Tells renewals and failures to these, from now on. Once: others are not heard.
+    pub fn observe(&self, book: Arc<Book>, metrics: Arc<Metrics>) {
+        // Whoever came first stays.
+        let _ = self.shared.observer.set(Observer { book, metrics });
     }
 
     /// Claims a key's credentials for a live pod. With `prefetch` they are fetched at once, else when somebody asks.
@@ -208,6 +228,29 @@ impl<S: Source> Cache<S> {
 }
 
 impl<S> Shared<S> {
+    fn holders(&self, key: &Key) -> usize {
+        self.entries().get(key).map_or(0, |entry| entry.leases)
+    }
+
+    /// Tells how a fetch went.
+    fn tell(&self, key: &Key, renews: bool, result: Result<&Credentials, &Fault>) {
+        let Some(Observer { book, metrics }) = self.observer.get() else {
+            return;
+        };
+        let (now, leases) = ((self.world.now)(), self.holders(key));
+        match result {
+            Ok(keys) if renews => book.note(Record::refreshed(key, keys, leases, now)),
+            // Handing them out is told by whoever does.
+            Ok(_) => {}
+            Err(fault) => {
+                if renews {
+                    metrics.refresh_failed(fault.class);
+                }
+                book.note(Record::failed(key, fault, leases, now));
+            }
+        }
+    }
+
     fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
         // Nothing panics while it holds the lock; if it did, a map of counts and handles is still one.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,23 +260,38 @@ impl<S> Shared<S> {
 impl<S: Source> Lease<S> {
     /// The credentials: at once if there are any that may be served, or if a failure still stands; else the keeper's next word.
     pub async fn get(&self) -> Outcome {
+        self.find().await.outcome
+    }
+
+    /// The same, and how it was found.
+    pub async fn find(&self) -> Fetched {
         let Line { state, bell } = &self.line;
         bell.note();
-        if let Some(answer) = state.borrow().answer((self.shared.world.now)()) {
-            return answer;
+        if let Some((outcome, found)) = state.borrow().answer((self.shared.world.now)()) {
+            let found = Some(found);
+            return Fetched { outcome, found };
         }
         let mut state = state.clone();
+        let joins = bell.busy.swap(true, Ordering::Relaxed);
+        let found = Some(if joins { Found::Joined } else { Found::Miss });
         loop {
             let answer = state.borrow_and_update().answer((self.shared.world.now)());
-            if let Some(answer) = answer {
-                return answer;
+            if let Some((outcome, _)) = answer {
+                return Fetched { outcome, found };
             }
             // A permit waits for the keeper if it is busy.
             bell.asked.notify_one();
             if state.changed().await.is_err() {
-                return Outcome::Transient;
+                let outcome = Outcome::Transient;
+                return Fetched { outcome, found };
             }
         }
+    }
+
+    /// How many live pods use them.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        self.shared.holders(&self.key)
     }
 
     /// Whose credentials these are.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -29,6 +29,8 @@ pub struct Credentials {
     pub last_updated: Timestamp,
     /// The account of the role.
     pub account_id: String,
+    /// The number under which AWS knows the call.
+    pub request_id: Option<String>,
 }
 
 /// What came of asking for a role's keys.
@@ -45,6 +47,55 @@ pub enum Outcome {
     },
     /// Not now.
     Transient,
+}
+
+/// How the answer to a question for keys was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(usize)]
+pub enum Found {
+    /// They were there.
+    Hit,
+    /// They were fetched for this question.
+    Miss,
+    /// They were being fetched already.
+    Joined,
+    /// They were there, and newer ones are not to be had.
+    Stale,
+    /// A failure was remembered.
+    Negative,
+}
+
+impl Found {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Joined,
+        Self::Stale,
+        Self::Negative,
+    ];
+
+    /// Its word in records, and the label `result`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+            Self::Stale => "stale",
+            Self::Negative => "negative",
+        }
+    }
+}
+
+/// What came of asking for a role's keys, and how it was found.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How; none if nobody was asked.
+    pub found: Option<Found>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +180,7 @@ mod tests {
             expiration: "2026-11-22T23:59:59.999Z".parse().expect("a time"),
             last_updated: "2026-11-22T22:59:59.5Z".parse().expect("a time"),
             account_id: "123456789012".to_owned(),
+            request_id: None,
         }
     }
 

@@ -7,15 +7,21 @@
 //! agent -> responder   origin: a pod's, or nobody's
 //! responder -> agent   token: of this pod's service account, for that audience
 //! agent -> responder   token: here it is, or why there is none
+//! responder -> agent   record: of something that was handed out or refused; nobody answers
+//! agent -> responder   ask: what was counted, what the cache has
+//! responder -> agent   told: that
 //! ```
 //! Each looks at the other's credentials (`SO_PEERCRED`) before it says anything.
 
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Owner, SourceKind};
+use crate::audit::Record;
+use crate::cache::{Fault, Owner, SourceKind, Summary};
 use crate::caller::Attachment;
+use crate::metrics::Snapshot;
 use crate::role::Grant;
 use crate::secret::Secret;
 
@@ -57,6 +63,23 @@ pub enum FromAgent {
         /// The token, or why there is none.
         token: Result<Secret, String>,
     },
+    /// A question about the responder itself.
+    Ask {
+        /// Comes back with the answer.
+        id: u64,
+        /// What is asked.
+        what: Question,
+    },
+}
+
+/// What an agent asks its responder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Question {
+    /// What was counted.
+    Metrics,
+    /// What the cache has.
+    Cache,
 }
 
 /// What the responder says.
@@ -81,6 +104,102 @@ pub enum FromResponder {
         /// Whom it is for.
         audience: String,
     },
+    /// What was handed out or refused.
+    Record {
+        /// The record.
+        record: Box<Record>,
+    },
+    /// The answer to [`FromAgent::Ask`], or a part of it.
+    Told {
+        /// Of the question.
+        id: u64,
+        /// What was asked for.
+        told: Told,
+    },
+}
+
+/// What a responder says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "camelCase")]
+pub enum Told {
+    /// What was counted.
+    Metrics {
+        /// All of it.
+        snapshot: Box<Snapshot>,
+    },
+    /// What the cache has.
+    Cache {
+        /// At most [`PART`] entries.
+        entries: Vec<CacheEntry>,
+        /// Whether another part follows.
+        more: bool,
+    },
+}
+
+/// Entries of the cache in a line.
+pub const PART: usize = 16;
+
+/// An entry of the cache, without what is secret of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheEntry {
+    /// ARN of the role.
+    pub role: String,
+    /// Where its keys are from.
+    pub source: SourceKind,
+    /// Who is asked for them.
+    pub endpoint: String,
+    /// The session's name.
+    pub session_name: String,
+    /// Whom the web-identity token is for.
+    pub audience: Option<String>,
+    /// Namespace of the pod that they were fetched for.
+    pub namespace: String,
+    /// Its service account.
+    pub service_account: String,
+    /// Its name.
+    pub pod: String,
+    /// Live pods that use them.
+    pub leases: usize,
+    /// When the keys end, if there are any.
+    pub expiration: Option<Timestamp>,
+    /// Their public half.
+    pub access_key_id: Option<String>,
+    /// The last failure, if nothing has succeeded since.
+    pub fault: Option<Fault>,
+}
+
+/// The longest text of a failure in an entry.
+const LONGEST_MESSAGE: usize = 300;
+
+impl From<Summary> for CacheEntry {
+    fn from(summary: Summary) -> Self {
+        let Summary {
+            key,
+            leases,
+            expiration,
+            access_key_id,
+            mut fault,
+        } = summary;
+        if let Some(Fault { code, message, .. }) = &mut fault {
+            code.truncate(code.floor_char_boundary(LONGEST_MESSAGE));
+            message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        }
+        Self {
+            role: key.role,
+            source: key.source,
+            endpoint: key.endpoint,
+            session_name: key.session_name,
+            audience: key.audience,
+            namespace: key.owner.namespace,
+            service_account: key.owner.service_account,
+            pod: key.owner.pod,
+            leases,
+            expiration,
+            access_key_id,
+            fault,
+        }
+    }
 }
 
 /// What is known of a pod.

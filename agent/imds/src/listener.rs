@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use portcullis_common::guard;
+use serde::{Deserialize, Serialize};
 
 /// A guarded address, port 80.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,7 +23,8 @@ pub enum Service {
 }
 
 /// Which tables of answers apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Surface {
     /// Instance metadata: text, versions, session tokens.
     Imds,

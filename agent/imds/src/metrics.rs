@@ -2,12 +2,27 @@
 //!
 //! Labels are closed lists, so every counter exists from the start and counting never allocates or waits.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+mod calls;
+mod snapshot;
+mod times;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::FaultClass;
+use crate::credentials::Found;
 use crate::reason::Reason;
 
+pub use calls::{CODES, Operation};
+use calls::{Flight, NO_ANSWER, SUCCESS};
+pub use snapshot::Snapshot;
+pub use times::{BOUNDS, Seen, Times};
+
 /// What a request was about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(usize)]
 pub enum Class {
     /// A session token.
@@ -50,10 +65,12 @@ impl Class {
 }
 
 /// How instance metadata was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(usize)]
 pub enum ImdsVersion {
     /// Not at all: a container address, or a request that could not be read.
+    #[serde(rename = "none")]
     Neither,
     /// Without a session token.
     V1,
@@ -80,7 +97,8 @@ impl ImdsVersion {
 pub const STATUSES: [u16; 10] = [200, 400, 401, 403, 404, 405, 414, 417, 431, 503];
 
 /// What the node's metadata service was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(usize)]
 pub enum PathClass {
     /// Our session token.
@@ -127,7 +145,8 @@ impl PathClass {
 }
 
 /// What came of asking the node's metadata service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(usize)]
 pub enum UpstreamCode {
     /// 200, and it could be read.
@@ -226,12 +245,16 @@ pub struct Metrics {
     pub detached: AtomicU64,
     /// Connections that ended because a head was not complete in time.
     pub slow_heads: AtomicU64,
-    /// Requests that waited for the decision whose pod they are.
-    pub identity_waits: AtomicU64,
-    /// Microseconds that they waited, together.
-    pub identity_wait_micros: AtomicU64,
+    /// How long requests waited for the decision whose pod they are.
+    pub identity_wait: Times,
     /// Requests that waited for their pod's rate.
     pub rate_waits: AtomicU64,
+    durations: [Times; Class::ALL.len()],
+    cache: [AtomicU64; Found::ALL.len()],
+    calls: [[AtomicU64; CODES.len()]; Operation::ALL.len()],
+    call_durations: [Times; Operation::ALL.len()],
+    calls_in_flight: AtomicU64,
+    refresh_failures: [AtomicU64; FaultClass::ALL.len()],
 }
 
 impl Metrics {
@@ -242,13 +265,47 @@ impl Metrics {
         version: ImdsVersion,
         status: u16,
         reason: Option<Reason>,
+        took: Duration,
     ) {
+        self.durations[class as usize].observe(took);
         if let Some(at) = STATUSES.iter().position(|known| *known == status) {
             self.requests[class as usize][version as usize][at].fetch_add(1, Relaxed);
         }
         if let Some(reason) = reason {
             self.refused[reason as usize].fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts how keys were found.
+    pub fn found(&self, found: Found) {
+        self.cache[found as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts keys that were to be renewed and could not be.
+    pub fn refresh_failed(&self, class: FaultClass) {
+        self.refresh_failures[class as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts and times a call to AWS. `code` finds AWS' word for an error in what came of it.
+    pub async fn call<T, E>(
+        &self,
+        operation: Operation,
+        call: impl Future<Output = Result<T, E>>,
+        code: impl FnOnce(&E) -> Option<&str>,
+    ) -> Result<T, E> {
+        // A caller that is dropped takes its call back.
+        let flight = Flight::begin(&self.calls_in_flight);
+        let begun = std::time::Instant::now();
+        let result = call.await;
+        drop(flight);
+        self.call_durations[operation as usize].observe(begun.elapsed());
+        let code = match &result {
+            Ok(_) => SUCCESS,
+            Err(error) => code(error).unwrap_or(NO_ANSWER),
+        };
+        let at = CODES.iter().position(|known| *known == code);
+        self.calls[operation as usize][at.unwrap_or(CODES.len() - 1)].fetch_add(1, Relaxed);
+        result
     }
 
     /// How many requests of a class and a version were answered with `status`.
@@ -289,7 +346,13 @@ mod tests {
     fn every_status_of_a_reason_has_a_counter() {
         for reason in Reason::ALL {
             let metrics = Metrics::default();
-            metrics.answered(Class::Other, ImdsVersion::V1, reason.status(), Some(reason));
+            metrics.answered(
+                Class::Other,
+                ImdsVersion::V1,
+                reason.status(),
+                Some(reason),
+                Duration::ZERO,
+            );
             assert_eq!(
                 metrics.requests(Class::Other, ImdsVersion::V1, reason.status()),
                 1

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 
 use tokio::sync::watch;
 
+use crate::audit::Way;
 use crate::caller::{Attachment, Caller, Role};
-use crate::credentials::Outcome;
+use crate::credentials::Fetched;
 use crate::listener::Service;
 use crate::respond::Proof;
 
@@ -40,5 +41,8 @@ pub trait Vault: Send + Sync + 'static {
         &self,
         attachment: Attachment,
         role: &Role,
-    ) -> impl Future<Output = Outcome> + Send;
+    ) -> impl Future<Output = Fetched> + Send;
+
+    /// How the pod behind `attachment` gets its keys, for records. Asked when there is one to make, not with every request.
+    fn way(&self, attachment: Attachment) -> Option<Way>;
 }

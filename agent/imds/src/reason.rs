@@ -1,7 +1,10 @@
 //! Why a request got anything but what it asked for. One closed list: the status, the label of the counter and the line of the body come from here.
 
 /// A reason. Append only: the labels are in people's dashboards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 #[repr(usize)]
 pub enum Reason {
     /// The head is not HTTP/1.0 or 1.1 as the RFC writes it: bare line feeds, folded lines, control characters, another protocol.

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
+use crate::audit::Book;
 use crate::listener::Hosts;
 use crate::metrics::Metrics;
 use crate::node::{Callers, Origins, Proofs, Vault};
@@ -81,6 +82,7 @@ pub struct Server<N> {
     node: N,
     settings: Settings,
     metrics: Arc<Metrics>,
+    book: Arc<Book>,
     pods: Pods,
     slots: Semaphore,
     nonces: Nonces,
@@ -93,10 +95,19 @@ impl<N: Node> Server<N> {
             node,
             settings,
             metrics: Arc::default(),
+            book: Arc::default(),
             pods: Pods::default(),
             slots: Semaphore::new(MOST_CONNECTIONS),
             nonces: Nonces::new()?,
         })
+    }
+
+    /// Counts and records there: both outlive a server.
+    #[must_use]
+    pub fn observed(mut self, metrics: Arc<Metrics>, book: Arc<Book>) -> Self {
+        self.metrics = metrics;
+        self.book = book;
+        self
     }
 
     /// What it counts.

@@ -6,6 +6,7 @@
 //! ```
 //! The SDK's own chains are not used: they would ask the metadata service. Nothing here retries for longer than [`WHOLE`]; the cache does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_sts::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 use crate::cache::{Class, Fault, Key, Owner, Source, SourceKind};
 use crate::credentials::Credentials;
+use crate::metrics::{Metrics, Operation};
 use crate::secret::Secret;
 
 /// One call, retries included.
@@ -52,6 +54,7 @@ pub struct Sts<T> {
     own: Option<SharedCredentialsProvider>,
     region: String,
     http: SharedHttpClient,
+    metrics: Arc<Metrics>,
 }
 
 /// No endpoint is known for a region.
@@ -93,7 +96,15 @@ impl<T: Tokens> Sts<T> {
             own,
             region: region.to_owned(),
             http,
+            metrics: Arc::default(),
         }
+    }
+
+    /// Counts calls there.
+    #[must_use]
+    pub fn counted(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// The same connections for each client: the pool is the HTTP client's.
@@ -120,7 +131,7 @@ impl<T: Tokens> Sts<T> {
         let audience = key.audience.as_deref().unwrap_or("sts.amazonaws.com");
         let token = self.tokens.token(&key.owner, audience).await?;
         let asked = Timestamp::now();
-        let answer = self
+        let call = self
             .client(&key.endpoint)
             .assume_role_with_web_identity()
             .role_arn(&key.role)
@@ -129,10 +140,14 @@ impl<T: Tokens> Sts<T> {
             .duration_seconds(SESSION_SECS)
             .set_policy(key.policy.clone())
             .set_policy_arns(policies(key))
-            .send()
+            .send();
+        let answer = self
+            .metrics
+            .call(Operation::AssumeRoleWithWebIdentity, call, code)
             .await
             .map_err(|error| fault(&error))?;
-        credentials(key, asked, answer.credentials)
+        let id = answer.request_id().map(str::to_owned);
+        credentials(key, asked, answer.credentials, id)
     }
 
     async fn by_own_credentials(&self, key: &Key) -> Result<Credentials, Fault> {
@@ -149,7 +164,7 @@ impl<T: Tokens> Sts<T> {
                 })
         });
         let tags: Vec<Tag> = tags.collect::<Result<_, _>>()?;
-        let answer = self
+        let call = self
             .client(&key.endpoint)
             .assume_role()
             .role_arn(&key.role)
@@ -159,10 +174,14 @@ impl<T: Tokens> Sts<T> {
             .set_policy(key.policy.clone())
             .set_policy_arns(policies(key))
             .set_tags((!tags.is_empty()).then_some(tags))
-            .send()
+            .send();
+        let answer = self
+            .metrics
+            .call(Operation::AssumeRole, call, code)
             .await
             .map_err(|error| fault(&error))?;
-        credentials(key, asked, answer.credentials)
+        let id = answer.request_id().map(str::to_owned);
+        credentials(key, asked, answer.credentials, id)
     }
 }
 
@@ -187,6 +206,7 @@ fn credentials(
     key: &Key,
     asked: Timestamp,
     answer: Option<aws_sdk_sts::types::Credentials>,
+    request_id: Option<String>,
 ) -> Result<Credentials, Fault> {
     let nonsense = |what: &str| Fault {
         class: Class::Network,
@@ -206,7 +226,15 @@ fn credentials(
         expiration,
         last_updated: asked,
         account_id: key.role.split(':').nth(4).unwrap_or_default().to_owned(),
+        request_id,
     })
+}
+
+/// AWS' word for what went wrong, if it said one.
+fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
+    error
+        .as_service_error()
+        .and_then(ProvideErrorMetadata::code)
 }
 
 /// What an error of the SDK means to the cache. Its text never has the request in it, so no token.
@@ -216,10 +244,7 @@ where
     R: std::fmt::Debug,
     SdkError<E, R>: RequestId,
 {
-    let Some(code) = error
-        .as_service_error()
-        .and_then(ProvideErrorMetadata::code)
-    else {
+    let Some(code) = code(error) else {
         return Fault {
             class: Class::Network,
             code: "NoAnswer".to_owned(),

@@ -21,8 +21,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::asked::Responder;
 use super::listeners::Listeners;
 use super::origin::Origins;
 use crate::dataplane::plan::address_bytes;
@@ -50,6 +51,8 @@ pub struct Link {
     pub tokens: Option<TokenMaker>,
     /// The only uid that may connect.
     pub uid: u32,
+    /// Who asks the responder about itself.
+    pub asked: Responder,
 }
 
 /// The word on connections.
@@ -115,6 +118,7 @@ impl Link {
         let (read, write) = stream.into_split();
         let (out, lines) = mpsc::channel(QUEUE);
         let callers = self.callers.clone();
+        self.asked.connected(out.clone());
         tokio::select! {
             result = write_lines(write, lines) => result,
             result = tell(callers, out.clone()) => result,
@@ -172,6 +176,8 @@ impl Link {
                         let _ = out.send(FromAgent::Token { id, token }).await;
                     });
                 }
+                Ok(FromResponder::Told { id, told }) => self.asked.hear(id, told),
+                Ok(FromResponder::Record { record }) => debug!(?record, "Recorded"),
                 Err(_) => bail!("it said something that no responder says"),
             }
         }

@@ -91,7 +91,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => SharedCredentialsProvider::new(NodeKeys::new(upstream())),
     };
     let keys = keys::keep(settings.keys.clone())?;
-    let remote = Remote::new(endpoints, &region, Some(own));
+    let remote = Remote::new(endpoints, &region, Some(own), counters);
     tokio::select! {
         result = follow(&settings, &remote, &keys) => result,
         _ = terminate.recv() => Ok(()),
@@ -177,6 +177,8 @@ async fn serve(
         });
     }
     let server = Server::new(remote.clone(), surface).context("starting the server")?;
+    let (metrics, book) = remote.observers();
+    let server = server.observed(metrics, book);
     let (lost, gone) = tokio::sync::oneshot::channel();
     let talk = remote.talk(connected.stream);
     let serving = Arc::new(server).run(bound, async move {

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Kinds of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(usize)]
 pub enum Class {
     /// AWS denies the role. Policies take effect after a while, so it is asked again, ever more rarely.
     Denied,
@@ -18,7 +22,7 @@ pub enum Class {
 }
 
 /// A failure, fit to be shown to the pod's owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Its kind.
     pub class: Class,
@@ -29,6 +33,27 @@ pub struct Fault {
 }
 
 impl Class {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Denied,
+        Self::BadToken,
+        Self::Throttled,
+        Self::Network,
+        Self::Invalid,
+    ];
+
+    /// Its word in records, and the label `reason`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::BadToken => "bad-token",
+            Self::Throttled => "throttled",
+            Self::Network => "network",
+            Self::Invalid => "invalid",
+        }
+    }
+
     /// How long a failure stands that is the `nth` in a row (from 0), before jitter.
     pub(super) fn stands(self, nth: u32) -> Duration {
         let (first, last) = match self {

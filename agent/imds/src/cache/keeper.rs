@@ -1,6 +1,7 @@
 //! The task that keeps one key's credentials.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use super::fault::{Class, Fault, renewal};
 use super::{Bell, Key, LEAST_LEFT, Line, Shared, Source};
-use crate::credentials::{Credentials, Outcome};
+use crate::credentials::{Credentials, Found, Outcome};
 
 /// Renewal begins this long before the end, or up to [`RENEW_JITTER`] earlier.
 const RENEW: Duration = Duration::from_mins(30);
@@ -40,16 +41,21 @@ impl State {
     /// What is answered now; none if the keeper has to be waited for.
     ///
     /// 1. credentials with enough time left; 2. credentials that are still good, if the source fails; 3. a failure that stands.
-    pub(super) fn answer(&self, now: Timestamp) -> Option<Outcome> {
+    pub(super) fn answer(&self, now: Timestamp) -> Option<(Outcome, Found)> {
         let left = self.left(now);
         if let Some(credentials) = &self.credentials
             && left > Duration::ZERO
             && (self.failed.is_some() || left >= LEAST_LEFT.min(self.half_life()))
         {
-            return Some(Outcome::Ready(Arc::clone(credentials)));
+            let found = if self.failed.is_some() {
+                Found::Stale
+            } else {
+                Found::Hit
+            };
+            return Some((Outcome::Ready(Arc::clone(credentials)), found));
         }
         let failed = self.failed.as_ref().filter(|failed| now < failed.until)?;
-        Some(failed.fault.outcome())
+        Some((failed.fault.outcome(), Found::Negative))
     }
 
     fn left(&self, now: Timestamp) -> Duration {
@@ -130,8 +136,12 @@ impl<S: Source> Keeper<S> {
 
     async fn fetch(&mut self) {
         let renews = self.state.borrow().left((self.shared.world.now)()) > Duration::ZERO;
+        self.bell.busy.store(true, Ordering::Relaxed);
         self.shared.limits.admit(&self.key, renews).await;
-        match self.shared.source.fetch(&self.key).await {
+        let result = self.shared.source.fetch(&self.key).await;
+        self.bell.busy.store(false, Ordering::Relaxed);
+        self.shared.tell(&self.key, renews, result.as_ref());
+        match result {
             Ok(credentials) => {
                 self.failures = 0;
                 self.state.send_replace(State {
@@ -179,6 +189,7 @@ impl<S: Source> Keeper<S> {
                     if self.state.borrow().answer((self.shared.world.now)()).is_none() {
                         return;
                     }
+                    self.bell.busy.store(false, Ordering::Relaxed);
                 }
                 () = self.bell.changed.notified() => {
                     if self.state.borrow().failed.is_some() {

@@ -34,6 +34,7 @@ impl Source for Script {
             expiration: now + self.life.unwrap_or(HOUR),
             last_updated: now,
             account_id: "123456789012".to_owned(),
+            request_id: None,
         })
     }
 }

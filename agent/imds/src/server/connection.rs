@@ -5,7 +5,8 @@
 //! 4. web-identity token and credentials: until 900 ms from the head's end. 5. write: 5 s. 6. idle: 60 s, then from the first byte 5 s for the next head.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use super::rate::Turn;
 use super::{
     CUT, HEAD_WITHIN, HOLD, IDLE_WITHIN, LONGEST_AGE, MOST_REQUESTS, Node, ORIGIN_WITHIN, Server,
 };
+use crate::audit::{Asked, Credential, Event, Record, Served, Target, Whose};
 use crate::caller::{Assigned, Attachment, Caller, Role};
-use crate::credentials::Outcome;
+use crate::credentials::{Credentials, Fetched, Found, Outcome};
 use crate::listener::Hosts;
 use crate::metrics::{Class, ImdsVersion};
 use crate::reason::Reason;
@@ -88,10 +90,13 @@ pub(super) async fn serve<S: Transport, N: Node>(
         server,
         hosts,
         attachment,
+        peer: peer.ip(),
         caller: caller.clone(),
         seat,
         stopped,
         buffer: Zeroizing::default(),
+        target: Target::default(),
+        handed: None,
         since: Instant::now(),
         answered: 0,
     };
@@ -124,13 +129,27 @@ struct Conversation<'a, S, N> {
     server: &'a Server<N>,
     hosts: &'a Hosts,
     attachment: Attachment,
+    peer: IpAddr,
     caller: watch::Receiver<Caller>,
     seat: Taken<'a>,
     stopped: watch::Receiver<bool>,
     /// What was read and not yet answered. Heads have tokens in them.
     buffer: Zeroizing<Vec<u8>>,
+    /// Of the request that is answered.
+    target: Target,
+    /// The keys that were handed out here last, and where that is counted.
+    handed: Option<(Arc<Credentials>, Arc<Served>)>,
     since: Instant,
     answered: u32,
+}
+
+/// An answer, and what is recorded of it.
+struct Answered {
+    response: Response,
+    class: Class,
+    version: ImdsVersion,
+    /// What came of asking for keys, if that was done.
+    fetched: Option<Fetched>,
 }
 
 /// What came of waiting for a head.
@@ -143,11 +162,12 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
     async fn hold(&mut self) {
         while let Heard::Head(read) = self.hear().await {
             let arrived = Instant::now();
-            let (response, class, version) = self.answer(&read, arrived).await;
+            let answered = self.answer(&read, arrived).await;
+            self.note(&answered, arrived.elapsed());
+            let Answered {
+                response, class, ..
+            } = answered;
             let status = response.status;
-            self.server
-                .metrics
-                .answered(class, version, status, response.reason);
             debug!(attachment = ?self.attachment, service = ?self.hosts.service(), class = class.label(), status, reason = response.reason.map(Reason::label), "Answered");
             self.answered += 1;
             let goes_on = read.as_ref().is_ok_and(|request| request.keep_alive)
@@ -195,12 +215,16 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
             match extent(&self.buffer, known, self.hosts.service().surface()) {
                 Ok(Extent::Whole(length)) => {
                     self.seat.work();
+                    self.target = Target::of(&self.buffer);
                     let read = Request::read(&self.buffer[..length], self.hosts);
                     self.buffer.drain(..length);
                     return Heard::Head(read);
                 }
                 Ok(Extent::Part) => known = self.buffer.len(),
-                Err(reason) => return Heard::Head(Err(reason)),
+                Err(reason) => {
+                    self.target = Target::of(&self.buffer);
+                    return Heard::Head(Err(reason));
+                }
             }
             let is_idle = self.buffer.is_empty();
             if is_idle {
@@ -229,11 +253,7 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
         }
     }
 
-    async fn answer(
-        &mut self,
-        read: &Result<Request, Reason>,
-        arrived: Instant,
-    ) -> (Response, Class, ImdsVersion) {
+    async fn answer(&mut self, read: &Result<Request, Reason>, arrived: Instant) -> Answered {
         let surface = self.hosts.service().surface();
         // A refusal ends the connection and a session token has to be given: they wait, and are not turned away.
         let may_refuse = read
@@ -243,24 +263,101 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
         match read {
             Err(reason) => {
                 trace!(attachment = ?self.attachment, reason = reason.label(), "Refused what was no request");
-                (
-                    Response::refuse(surface, *reason),
-                    Class::Other,
-                    ImdsVersion::Neither,
-                )
+                Answered {
+                    response: Response::refuse(surface, *reason),
+                    class: Class::Other,
+                    version: ImdsVersion::Neither,
+                    fetched: None,
+                }
             }
             Ok(request) => {
-                let response = if is_turn || !may_refuse {
+                let (response, fetched) = if is_turn || !may_refuse {
                     self.resolve(request, arrived).await
                 } else {
-                    Response::refuse(surface, Reason::TooFast)
+                    (Response::refuse(surface, Reason::TooFast), None)
                 };
-                (
+                Answered {
                     response,
-                    class(&request.route),
-                    imds_version(surface, request),
-                )
+                    class: class(&request.route),
+                    version: imds_version(surface, request),
+                    fetched,
+                }
             }
+        }
+    }
+
+    /// Counts an answer and records it. What is handed out again on a connection costs one addition.
+    fn note(&mut self, answered: &Answered, took: Duration) {
+        let Answered {
+            response,
+            class,
+            version,
+            fetched,
+        } = answered;
+        let (metrics, book) = (&self.server.metrics, &self.server.book);
+        metrics.answered(*class, *version, response.status, response.reason, took);
+        if let Some(found) = fetched.as_ref().and_then(|fetched| fetched.found) {
+            metrics.found(found);
+        }
+        if *version == ImdsVersion::V1 {
+            book.asked_v1(self.attachment);
+        }
+        let keys = match fetched.as_ref().map(|fetched| &fetched.outcome) {
+            Some(Outcome::Ready(keys)) => Some(keys),
+            _ => None,
+        };
+        match (response.reason, keys) {
+            (Some(reason), _) => {
+                let target = self.target;
+                book.refuse(self.attachment, reason, target.as_bytes(), || {
+                    let found = fetched.as_ref().map(|fetched| {
+                        Credential::without(self.server.node.way(self.attachment), fetched.found)
+                    });
+                    self.record(Event::of(reason), answered, took, found)
+                });
+            }
+            (None, Some(keys)) => {
+                if let Some((last, served)) = &self.handed
+                    && Arc::ptr_eq(last, keys)
+                {
+                    return served.again();
+                }
+                let found = fetched.as_ref().and_then(|fetched| fetched.found);
+                let served = book.hand(self.attachment, &keys.access_key_id, || {
+                    let way = self.server.node.way(self.attachment);
+                    let keys = Credential::of(keys, way, found);
+                    self.record(Event::Issued, answered, took, Some(keys))
+                });
+                self.handed = Some((Arc::clone(keys), served));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn record(
+        &self,
+        event: Event,
+        answered: &Answered,
+        took: Duration,
+        credential: Option<Credential>,
+    ) -> Record {
+        Record {
+            at: Timestamp::now(),
+            event,
+            whose: Whose::Attachment(self.attachment),
+            src_ip: Some(self.peer),
+            request: Some(Asked {
+                endpoint: self.hosts.service().surface(),
+                class: answered.class,
+                version: answered.version,
+                status: answered.response.status,
+                duration_micros: Some(took.as_micros() as u64),
+                path: self.target.text(),
+            }),
+            reason: answered.response.reason,
+            credential,
+            fault: None,
+            count: 1,
         }
     }
 
@@ -278,7 +375,11 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
     }
 
     /// Asks `respond` until there is an answer, and gets what it asks for.
-    async fn resolve(&mut self, request: &Request, arrived: Instant) -> Response {
+    async fn resolve(
+        &mut self,
+        request: &Request,
+        arrived: Instant,
+    ) -> (Response, Option<Fetched>) {
         let surface = self.hosts.service().surface();
         let mut proof = None;
         loop {
@@ -295,10 +396,10 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
                 proof,
             };
             match respond(request, &situation) {
-                Answer::Reply(response) => return response,
+                Answer::Reply(response) => return (response, None),
                 Answer::Undecided(response) => {
                     if !self.is_decided_by(arrived + HOLD).await {
-                        return response;
+                        return (response, None);
                     }
                 }
                 Answer::Prove(token) => {
@@ -309,11 +410,20 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
                 Answer::Fetch(role) => {
                     let fetching = self.server.node.credentials(self.attachment, role);
                     let fetched = timeout_at(arrived + CUT, fetching).await;
-                    let outcome = match fetched {
-                        Ok(outcome) if self.still_has(role) => outcome,
-                        Ok(_) | Err(_) => Outcome::Transient,
+                    let fetched = match fetched {
+                        Ok(fetched) if self.still_has(role) => fetched,
+                        Ok(Fetched { found, .. }) => Fetched {
+                            outcome: Outcome::Transient,
+                            found,
+                        },
+                        // Whoever waits longer than that waited for a fetch.
+                        Err(_) => Fetched {
+                            outcome: Outcome::Transient,
+                            found: Some(Found::Miss),
+                        },
                     };
-                    return issue(surface, &outcome, Timestamp::now());
+                    let response = issue(surface, &fetched.outcome, Timestamp::now());
+                    return (response, Some(fetched));
                 }
             }
         }
@@ -325,11 +435,7 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
         let is_known = |caller: &Caller| matches!(caller, Caller::Known(_));
         let decided = timeout_at(deadline, self.caller.wait_for(is_known)).await;
         let is_decided = matches!(decided, Ok(Ok(_)));
-        let metrics = &self.server.metrics;
-        metrics.identity_waits.fetch_add(1, Relaxed);
-        metrics
-            .identity_wait_micros
-            .fetch_add(begun.elapsed().as_micros() as u64, Relaxed);
+        self.server.metrics.identity_wait.observe(begun.elapsed());
         is_decided
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,14 +11,17 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
+use crate::audit::Way;
+use crate::cache::SourceKind;
 use crate::caller::{Assigned, Attachment, Caller, Pod, Role};
-use crate::credentials::{Credentials, Outcome};
+use crate::credentials::{Credentials, Fetched, Found, Outcome};
 use crate::facts::Facts;
 use crate::listener::Service;
 use crate::respond::Proof;
 use crate::secret::Secret;
 
 mod limits;
+mod records;
 mod smuggling;
 mod table;
 mod times;
@@ -42,6 +45,8 @@ struct Sides {
     /// What the vault does, where it is not [`ready`] at once.
     vault: Mutex<Option<(Duration, Outcome)>>,
     fetches: AtomicU64,
+    /// As a cache has it: the same until it is renewed.
+    ready: OnceLock<Outcome>,
 }
 
 fn attachment(pod: u8) -> Attachment {
@@ -74,6 +79,7 @@ fn ready() -> Outcome {
         expiration: now + SignedDuration::from_hours(1),
         last_updated: now,
         account_id: "123456789012".to_owned(),
+        request_id: None,
     }))
 }
 
@@ -151,17 +157,27 @@ impl Proofs for Agent {
 }
 
 impl Vault for Agent {
-    async fn credentials(&self, _attachment: Attachment, role: &Role) -> Outcome {
+    async fn credentials(&self, _attachment: Attachment, role: &Role) -> Fetched {
         assert_eq!(role.name(), "app", "the only role there is");
         self.0.fetches.fetch_add(1, Relaxed);
         let scripted = self.0.vault.lock().expect("nobody panicked").clone();
-        match scripted {
+        let outcome = match scripted {
             Some((delay, outcome)) => {
                 sleep(delay).await;
                 outcome
             }
-            None => ready(),
-        }
+            None => self.0.ready.get_or_init(ready).clone(),
+        };
+        let found = Some(Found::Hit);
+        Fetched { outcome, found }
+    }
+
+    fn way(&self, _attachment: Attachment) -> Option<Way> {
+        Some(Way {
+            kind: SourceKind::AssumeRole,
+            session_name: "shop.app".to_owned(),
+            shared_with: 0,
+        })
     }
 }
 
@@ -182,6 +198,7 @@ fn server_with(agent: &Agent, keys: watch::Receiver<Arc<Keys>>) -> Arc<Server<Ag
 struct Running {
     agent: Agent,
     metrics: Arc<Metrics>,
+    book: Arc<Book>,
     ports: HashMap<Service, SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     ended: tokio::task::JoinHandle<()>,
@@ -199,7 +216,7 @@ impl Running {
             bound.push(Bound { listener, hosts });
         }
         let (stop, stopped) = oneshot::channel();
-        let metrics = server.metrics();
+        let (metrics, book) = (server.metrics(), Arc::clone(&server.book));
         let ended = tokio::spawn(server.run(bound, async move {
             // A test that is over stops it too.
             let _ = stopped.await;
@@ -207,6 +224,7 @@ impl Running {
         Self {
             agent,
             metrics,
+            book,
             ports,
             stop: Some(stop),
             ended,

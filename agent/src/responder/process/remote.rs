@@ -1,5 +1,7 @@
 //! The agent's sides as the responder sees them: questions go out on the link, answers and news come in.
 
+mod told;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +11,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use aws_sdk_sts::config::SharedCredentialsProvider;
 use jiff::Timestamp;
+use portcullis_imds::audit::{Book, Way, way_of};
 use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, World};
 use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod, Role};
-use portcullis_imds::credentials::Outcome;
+use portcullis_imds::credentials::{Fetched, Outcome};
 use portcullis_imds::facts::Facts;
 use portcullis_imds::link::{self, FromAgent, FromResponder, LINE, Origin};
 use portcullis_imds::listener::Service;
+use portcullis_imds::metrics::{Metrics, Upstream};
 use portcullis_imds::node::{Callers, Origins, Proofs, Vault};
 use portcullis_imds::respond::Proof;
 use portcullis_imds::secret::Secret;
@@ -22,11 +26,13 @@ use portcullis_imds::sts::{Sts, Tokens};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
 use tracing::warn;
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often records of what is alike are told.
+const MINUTE: Duration = Duration::from_mins(1);
 /// Questions that wait to be written.
 const QUEUE: usize = 4096;
 
@@ -37,6 +43,10 @@ pub(super) struct Remote {
     cache: Cache<Sts<Line>>,
     endpoints: Arc<Endpoints>,
     callers: Arc<Mutex<HashMap<Attachment, Held>>>,
+    /// What is told without being asked.
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    upstream: Arc<Upstream>,
 }
 
 /// The way to ask, while there is a link.
@@ -66,6 +76,7 @@ impl Remote {
         endpoints: Endpoints,
         region: &str,
         own: Option<SharedCredentialsProvider>,
+        upstream: Arc<Upstream>,
     ) -> Self {
         let shared = Arc::<Shared>::default();
         let line = Line {
@@ -75,12 +86,24 @@ impl Remote {
             now: Arc::new(Timestamp::now),
             chance: Arc::new(chance),
         };
+        let (book, metrics) = (Arc::<Book>::default(), Arc::<Metrics>::default());
+        let sts = Sts::new(line, region, own).counted(Arc::clone(&metrics));
+        let cache = Cache::new(sts, world);
+        cache.observe(Arc::clone(&book), Arc::clone(&metrics));
         Self {
-            cache: Cache::new(Sts::new(line, region, own), world),
+            cache,
             shared,
             endpoints: Arc::new(endpoints),
             callers: Arc::default(),
+            book,
+            metrics,
+            upstream,
         }
+    }
+
+    /// Where servers count and record.
+    pub(super) fn observers(&self) -> (Arc<Metrics>, Arc<Book>) {
+        (Arc::clone(&self.metrics), Arc::clone(&self.book))
     }
 
     /// Speaks with one agent until the link ends, which it always does.
@@ -88,13 +111,30 @@ impl Remote {
         let (read, mut write) = stream.into_split();
         let (out, mut questions) = mpsc::channel(QUEUE);
         *lock(&self.shared.out) = Some(out);
+        let book = Arc::clone(&self.book);
         let writer = async move {
-            while let Some(question) = questions.recv().await {
-                let mut line = serde_json::to_vec(&question)?;
+            let mut minute = interval_at(Instant::now() + MINUTE, MINUTE);
+            loop {
+                let said = tokio::select! {
+                    // A question holds a pod up, a record nobody.
+                    biased;
+                    question = questions.recv() => match question {
+                        Some(question) => question,
+                        None => return Ok(()),
+                    },
+                    _ = minute.tick() => {
+                        book.fold(Timestamp::now());
+                        continue;
+                    }
+                    record = book.next() => {
+                        let record = Box::new(record);
+                        FromResponder::Record { record }
+                    }
+                };
+                let mut line = serde_json::to_vec(&said)?;
                 line.push(b'\n');
                 write.write_all(&line).await.context("asking the agent")?;
             }
-            Ok(())
         };
         let result = tokio::select! {
             result = writer => result,
@@ -123,7 +163,11 @@ impl Remote {
             match serde_json::from_slice(&line).context("understanding the agent")? {
                 FromAgent::Listeners { .. } => bail!("listeners came a second time"),
                 FromAgent::Pod { attachment, pod } => self.learn(attachment, pod.as_deref()),
-                FromAgent::Gone { attachment } => drop(lock(&self.callers).remove(&attachment)),
+                FromAgent::Gone { attachment } => {
+                    drop(lock(&self.callers).remove(&attachment));
+                    self.book.forget(attachment, Timestamp::now());
+                }
+                FromAgent::Ask { id, what } => self.tell(id, what),
                 FromAgent::Origin { id, origin } => {
                     if let Some(origin) = &origin {
                         // Before its first news: undecided.
@@ -145,6 +189,11 @@ impl Remote {
                 }
             }
         }
+    }
+
+    fn lease(&self, attachment: Attachment) -> Option<Arc<Lease<Sts<Line>>>> {
+        let callers = lock(&self.callers);
+        callers.get(&attachment)?.lease.clone()
     }
 
     /// Takes in what is known of an attachment's pod; its credentials are fetched before it asks.
@@ -244,15 +293,20 @@ impl Proofs for Remote {
 }
 
 impl Vault for Remote {
-    async fn credentials(&self, attachment: Attachment, role: &Role) -> Outcome {
-        let lease = lock(&self.callers)
-            .get(&attachment)
-            .and_then(|held| held.lease.clone());
-        match lease {
-            Some(lease) if lease.key().role == role.arn() => lease.get().await,
+    async fn credentials(&self, attachment: Attachment, role: &Role) -> Fetched {
+        match self.lease(attachment) {
+            Some(lease) if lease.key().role == role.arn() => lease.find().await,
             // The decision has changed since the request was read.
-            _ => Outcome::Transient,
+            _ => Fetched {
+                outcome: Outcome::Transient,
+                found: None,
+            },
         }
+    }
+
+    fn way(&self, attachment: Attachment) -> Option<Way> {
+        let lease = self.lease(attachment)?;
+        Some(way_of(lease.key(), lease.holders()))
     }
 }
 

@@ -14,6 +14,7 @@ fn what_came_of_asking_for_keys_is_answered() {
             expiration: expiration.parse().expect("a time"),
             last_updated: now(),
             account_id: "123456789012".to_owned(),
+            request_id: None,
         }))
     };
     let denied = Outcome::Denied {
