@@ -43,7 +43,7 @@ mod translated;
 mod want;
 
 pub use answer::View;
-pub use callers::{Callers, attachment};
+pub use callers::{Callers, attachment, host_attachment};
 pub use others::rules_of_others;
 use translated::Translated;
 

@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod asked;
+pub mod host;
 pub mod link;
 pub mod listeners;
 pub mod origin;

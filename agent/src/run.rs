@@ -20,6 +20,7 @@ use crate::kube::{Batch, Keep, event, manifests, watch as kube_watch};
 use crate::reconcile::{Callers, Node, rules_of_others};
 use crate::responder::address::Addresses;
 use crate::responder::asked::Responder;
+use crate::responder::host::HostPods;
 use crate::responder::link::{self, Link, Whose};
 use crate::responder::listeners;
 use crate::settings::Settings;
@@ -66,11 +67,13 @@ pub async fn run(settings: Settings) -> Result<()> {
         let (callers, tokens) = (callers.subscribe(), feed_tokens);
         let (owner, uid) = (this_owner()?, settings.responder_uid);
         let asks = asks.clone();
+        let host = HostPods::new(node.pods_cgroup());
         tasks.spawn(async move {
             let link = Link {
                 listeners: listeners::open(&responder).await?,
                 whose: Arc::new(Whose {
                     origins: Mutex::new(origins),
+                    host,
                     owner,
                 }),
                 lookup,

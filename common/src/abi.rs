@@ -43,6 +43,10 @@ pub const ROW_ENTRIES: u32 = 524_288;
 pub const FRAGMENTS_PER_SLOT: u32 = 8;
 /// Redirected connections of one slot that wait to be accepted.
 pub const ORIGINS_PER_SLOT: u32 = 256;
+/// Slot of the origins of pods in the host network: one behind the last.
+pub const HOST_SLOT: u16 = SLOTS as u16;
+/// Their connections that wait to be accepted.
+pub const HOST_ORIGINS: u32 = 4096;
 /// Port ranges that a set holds inline.
 pub const INLINE_RANGES: usize = 7;
 
@@ -335,20 +339,22 @@ record! {
 record! {
     /// Which origin record. `pc_origins`.
     pub struct OriginKey: 4 {
-        /// Slot of the endpoint.
+        /// Slot of the endpoint, or [`HOST_SLOT`].
         pub slot: u16,
-        /// The connection's source port modulo [`ORIGINS_PER_SLOT`]. Linux gives ports to connections one after the other, so those that wait at the same
-        /// time have records of their own.
+        /// The connection's source port modulo [`ORIGINS_PER_SLOT`] or [`HOST_ORIGINS`]. Linux gives ports to connections one after the other, so those
+        /// that wait at the same time have records of their own.
         pub way: u16,
     }
 }
 
 record! {
     /// Whose a redirected connection is, from its SYN until the responder has accepted it. `pc_origins`.
-    pub struct Origin: 32 {
+    pub struct Origin: 48 {
         /// Source address, which the guard has found to be the endpoint's own.
         pub src: Addr,
-        /// The endpoint's interface.
+        /// Cgroups of the socket that sent the SYN, one and two levels below the pods' parent: one of them is its pod's. 0 where an interface tells.
+        pub cgroups: [u64; 2],
+        /// The endpoint's interface; 0 = a pod in the host network.
         pub ifindex: u32,
         /// Tick of the SYN.
         pub seen: u32,

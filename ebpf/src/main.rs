@@ -111,22 +111,22 @@ mod programs {
 
     #[cgroup_sock_addr(connect4)]
     pub fn pc_connect4(ctx: SockAddrContext) -> i32 {
-        socket::destination_v4(&ctx)
+        socket::connect_v4(&ctx)
     }
 
     #[cgroup_sock_addr(connect6)]
     pub fn pc_connect6(ctx: SockAddrContext) -> i32 {
-        socket::destination_v6(&ctx)
+        socket::connect_v6(&ctx)
     }
 
     #[cgroup_sock_addr(sendmsg4)]
     pub fn pc_sendmsg4(ctx: SockAddrContext) -> i32 {
-        socket::destination_v4(&ctx)
+        socket::send_v4(&ctx)
     }
 
     #[cgroup_sock_addr(sendmsg6)]
     pub fn pc_sendmsg6(ctx: SockAddrContext) -> i32 {
-        socket::destination_v6(&ctx)
+        socket::send_v6(&ctx)
     }
 
     #[cgroup_sockopt(setsockopt)]

@@ -10,9 +10,9 @@ use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::btf_map;
 use portcullis_common::abi::{
     CIDR_ENTRIES, CONNTRACK_ENTRIES, Cell, Config, Endpoint, Event, FRAGMENTS_PER_SLOT, Flow,
-    FlowKey, Fragment, FragmentKey, L4_SETS, L4Key, L4Set, L4Value, ORIGINS_PER_SLOT, Origin,
-    OriginKey, Owner, PEER_ENTRIES, POLICIES, PORT_PREFIX_ENTRIES, PolicyKey, ROW_ENTRIES, SLOTS,
-    ServiceKey, Slot,
+    FlowKey, Fragment, FragmentKey, HOST_ORIGINS, L4_SETS, L4Key, L4Set, L4Value, ORIGINS_PER_SLOT,
+    Origin, OriginKey, Owner, PEER_ENTRIES, POLICIES, PORT_PREFIX_ENTRIES, PolicyKey, ROW_ENTRIES,
+    SLOTS, ServiceKey, Slot,
 };
 use portcullis_common::addr::Addr;
 
@@ -101,11 +101,15 @@ pub static FRAGMENTS: HashMap<
     ON_DEMAND,
 > = HashMap::new();
 
-/// Redirected connections that wait to be accepted: whose they are. A fixed number for each slot, as for fragments. Programs write, the agent takes a
+/// Redirected connections that wait to be accepted: whose they are. A fixed number for each slot, as for fragments, and for the host network. Programs write, the agent takes a
 /// record out when it is asked whose a connection is.
 #[btf_map(name = "pc_origins")]
-pub static ORIGINS: HashMap<OriginKey, Origin, { (SLOTS * ORIGINS_PER_SLOT) as usize }, ON_DEMAND> =
-    HashMap::new();
+pub static ORIGINS: HashMap<
+    OriginKey,
+    Origin,
+    { (SLOTS * ORIGINS_PER_SLOT + HOST_ORIGINS) as usize },
+    ON_DEMAND,
+> = HashMap::new();
 
 /// Slot -> how many connections it has, how many events it sent. Programs count, the agent resets a slot that it gives away.
 #[btf_map(name = "pc_slots")]

@@ -60,6 +60,8 @@ pub struct Scratch {
     pub origin_key: Place<OriginKey>,
     /// Value of `pc_origins`.
     pub origin: Place<Origin>,
+    /// A connection whose socket is looked for.
+    pub tuple: Place<SocketTuple>,
     /// What was read last from the packet.
     pub bytes: Place<[u8; BYTES]>,
     /// The guard's answer.
@@ -91,6 +93,15 @@ impl<T> Place<T> {
             &mut *place
         }
     }
+}
+
+/// `struct bpf_sock_tuple` of IPv6, network order. That of IPv4 is a part of it.
+#[repr(C)]
+#[derive(Default)]
+pub struct SocketTuple {
+    pub remote: Addr,
+    pub local: Addr,
+    pub ports: [u16; 2],
 }
 
 /// What a step needs to know of endpoint and packet, as plain data.

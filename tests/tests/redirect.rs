@@ -1,5 +1,8 @@
 //! The metadata redirect: a connection to a guarded address reaches the responder with the word on whose it is, and nothing else reaches it.
 
+#[path = "redirect/host.rs"]
+mod host;
+
 use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};

@@ -244,8 +244,10 @@ pub enum Assigned {
 pub struct Origin {
     /// The pod's end of the wire.
     pub attachment: Attachment,
-    /// The node's interface.
+    /// The node's interface; 0 = a pod in the host network.
     pub ifindex: u32,
+    /// That pod's cgroup, else 0.
+    pub cgroup: u64,
     /// The pod's uid, if its interface is known to be a pod's.
     pub uid: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What the responder is told of the pods behind this node's interfaces.
+//! What the responder is told of this node's pods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,27 @@ use portcullis_imds::role::Outcome;
 
 use super::Node;
 use crate::dataplane::names::uid_digest;
+use crate::endpoint::cgroup::PodCgroup;
 use crate::world::PodRole;
 
-/// Pods by their attachments; none for an interface of which no pod is known, or not yet.
-pub type Callers = BTreeMap<Attachment, Option<Arc<Pod>>>;
+/// All of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Callers {
+    /// By the attachments of their interfaces; none for an interface of which no pod is known, or not yet.
+    pub interfaces: BTreeMap<Attachment, Option<Arc<Pod>>>,
+    /// Those in the host network by uid: their attachments are their cgroups.
+    pub host: BTreeMap<String, Arc<Pod>>,
+}
+
+impl Callers {
+    /// The pod of this uid.
+    #[must_use]
+    pub fn of(&self, uid: &str) -> Option<&Pod> {
+        let host = self.host.get(uid);
+        let mut pods = self.interfaces.values().flatten().chain(host);
+        pods.find(|pod| pod.owner.pod_uid == uid).map(AsRef::as_ref)
+    }
+}
 
 impl Node {
     /// What the responder may know now.
@@ -28,7 +45,22 @@ impl Node {
                 .map(|role| Arc::new(self.caller(role)));
             (attachment(&self.dataplane.owner, binding.ifindex), pod)
         });
-        pods.collect()
+        let host = self.world.local_pods().filter_map(|pod| {
+            let workload = &pod.workload;
+            let role = roles.get(&workload.uid)?;
+            let is_here = workload.host_network && !workload.finished;
+            is_here.then(|| (workload.uid.clone(), Arc::new(self.caller(role))))
+        });
+        Callers {
+            interfaces: pods.collect(),
+            host: host.collect(),
+        }
+    }
+
+    /// Where pods in the host network are found.
+    #[must_use]
+    pub fn pods_cgroup(&self) -> Option<PodCgroup> {
+        self.cgroup.as_ref().ok().cloned()
     }
 
     fn caller(&self, role: &PodRole) -> Pod {
@@ -74,4 +106,11 @@ pub fn attachment(mark: &Mark, ifindex: u32) -> Attachment {
     let boot = u128::from_be_bytes(mark.boot_id);
     let name = format!("attachment {boot:x} {} {ifindex}", mark.netns_cookie);
     Attachment(uid_digest(&name))
+}
+
+/// The kernel does not give a cgroup's id again before it starts anew.
+#[must_use]
+pub fn host_attachment(mark: &Mark, cgroup: u64) -> Attachment {
+    let boot = u128::from_be_bytes(mark.boot_id);
+    Attachment(uid_digest(&format!("attachment {boot:x} cgroup {cgroup}")))
 }

@@ -108,11 +108,14 @@ impl Node {
         ))
     }
 
-    /// Cgroups of pods in the host network that are on the allow list.
+    /// Cgroups of pods in the host network that are on the allow list, and of the agent's own where it answers for the metadata service: it asks that
+    /// itself.
     pub(super) fn allowed_cgroups(&self) -> BTreeSet<u64> {
         let Ok(parent) = &self.cgroup else {
             return BTreeSet::new();
         };
+        let own = self.settings.own_uid.as_ref();
+        let own = own.filter(|_| !self.responder.is_empty());
         let allowed: BTreeSet<&String> = self
             .world
             .local_pods()
@@ -122,6 +125,7 @@ impl Node {
                     && self.may_reach_metadata(&pod.workload)
             })
             .map(|pod| &pod.workload.uid)
+            .chain(own)
             .collect();
         if allowed.is_empty() {
             return BTreeSet::new();

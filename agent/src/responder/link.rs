@@ -2,6 +2,7 @@
 //!
 //! Whoever connects must have the responder's uid. The task ends a link that says anything that the responder does not.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,7 +15,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use portcullis_common::abi::Owner as Mark;
 use portcullis_imds::cache::{Owner, SourceKind};
-use portcullis_imds::link::{Assigned, FromAgent, FromResponder, LINE, Origin};
+use portcullis_imds::caller::Attachment;
+use portcullis_imds::link::{Assigned, FromAgent, FromResponder, LINE, Origin, Pod};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,12 +26,13 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::asked::Responder;
+use super::host::{HostPods, Table};
 use super::listeners::Listeners;
 use super::origin::Origins;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
 use crate::kube::token::TokenMaker;
-use crate::reconcile::{Callers, attachment};
+use crate::reconcile::{Callers, attachment, host_attachment};
 
 /// How long an origin may take to be known: the tables of a pod that is starting are written a moment before they are told to us.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -55,10 +58,15 @@ pub struct Link {
     pub asked: Responder,
 }
 
+/// Pods by attachment; none where none is known.
+type Attached = BTreeMap<Attachment, Option<Arc<Pod>>>;
+
 /// The word on connections.
 pub struct Whose {
     /// The table of origins.
     pub origins: Mutex<Origins>,
+    /// Pods in the host network.
+    pub host: HostPods,
     /// This boot and network namespace.
     pub owner: Mark,
 }
@@ -121,7 +129,7 @@ impl Link {
         self.asked.connected(out.clone());
         tokio::select! {
             result = write_lines(write, lines) => result,
-            result = tell(callers, out.clone()) => result,
+            result = self.tell(callers, out.clone()) => result,
             result = self.answer(BufReader::new(read), out) => result,
         }
     }
@@ -186,15 +194,43 @@ impl Link {
     /// The pod of this uid, if it has a role that is got with a token for this audience.
     fn owner_of(&self, pod_uid: &str, audience: &str) -> Option<Owner> {
         let callers = self.callers.borrow();
-        let pod = callers
-            .values()
-            .flatten()
-            .find(|pod| pod.owner.pod_uid == pod_uid)?;
+        let pod = callers.of(pod_uid)?;
         let Assigned::Role { source, grant } = &pod.assigned else {
             return None;
         };
         let wanted = grant.web.clone().unwrap_or_default().audience;
         (*source != SourceKind::AssumeRole && wanted == audience).then(|| pod.owner.clone())
+    }
+
+    /// Says what is known of every pod, then what becomes different.
+    async fn tell(
+        &self,
+        mut callers: watch::Receiver<Callers>,
+        out: mpsc::Sender<FromAgent>,
+    ) -> Result<()> {
+        let mut cgroups = self.whose.host.watch();
+        let mut told = Attached::new();
+        loop {
+            let now = self
+                .whose
+                .attached(&callers.borrow_and_update(), &cgroups.borrow_and_update());
+            for (attachment, pod) in &now {
+                if told.get(attachment) != Some(pod) {
+                    let pod = pod.as_deref().cloned().map(Box::new);
+                    let attachment = *attachment;
+                    out.send(FromAgent::Pod { attachment, pod }).await?;
+                }
+            }
+            for attachment in told.keys().filter(|known| !now.contains_key(known)) {
+                let attachment = *attachment;
+                out.send(FromAgent::Gone { attachment }).await?;
+            }
+            told = now;
+            tokio::select! {
+                changed = callers.changed() => changed?,
+                changed = cgroups.changed() => changed?,
+            }
+        }
     }
 
     /// Says what the sockets are, and sends them along.
@@ -234,14 +270,35 @@ impl Link {
 impl Whose {
     /// Whose a connection is, as far as slots are known by now.
     fn ask(&self, lookup: &Lookup, peer: SocketAddr, service: u16) -> Option<Origin> {
-        let holders = lookup.holders.get(&address_bytes(peer.ip()))?;
         let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(holders) = lookup.holders.get(&address_bytes(peer.ip())) else {
+            // No pod's address: one of the node's own.
+            let (key, origin) = origins.of_host(peer, service)?;
+            let (cgroup, uid) = self.host.find(origin.cgroups)?;
+            origins.forget(&key);
+            return Some(Origin {
+                attachment: host_attachment(&self.owner, cgroup),
+                ifindex: 0,
+                cgroup,
+                uid: Some(uid),
+            });
+        };
         let (holder, origin) = origins.take(peer, service, holders)?;
         Some(Origin {
             attachment: attachment(&self.owner, origin.ifindex),
             ifindex: origin.ifindex,
+            cgroup: 0,
             uid: lookup.endpoints.get(&holder).cloned(),
         })
+    }
+
+    /// Pods by all attachments that are known.
+    fn attached(&self, callers: &Callers, cgroups: &Table) -> Attached {
+        let host = cgroups.iter().filter_map(|(id, uid)| {
+            let pod = callers.host.get(uid)?;
+            Some((host_attachment(&self.owner, *id), Some(Arc::clone(pod))))
+        });
+        callers.interfaces.clone().into_iter().chain(host).collect()
     }
 
     /// The same for a pod that is starting, whose slot may become known in a moment. Nobody else waits for that.
@@ -275,25 +332,4 @@ async fn write_lines(
             .context("telling the responder")?;
     }
     Ok(())
-}
-
-/// Says what is known of every pod, then what becomes different.
-async fn tell(mut callers: watch::Receiver<Callers>, out: mpsc::Sender<FromAgent>) -> Result<()> {
-    let mut told = Callers::new();
-    loop {
-        let now = callers.borrow_and_update().clone();
-        for (attachment, pod) in &now {
-            if told.get(attachment) != Some(pod) {
-                let pod = pod.as_deref().cloned().map(Box::new);
-                let attachment = *attachment;
-                out.send(FromAgent::Pod { attachment, pod }).await?;
-            }
-        }
-        for attachment in told.keys().filter(|known| !now.contains_key(known)) {
-            let attachment = *attachment;
-            out.send(FromAgent::Gone { attachment }).await?;
-        }
-        told = now;
-        callers.changed().await?;
-    }
 }

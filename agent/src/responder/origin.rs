@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
-use portcullis_common::abi::{ORIGINS_PER_SLOT, Origin, OriginKey};
+use portcullis_common::abi::{HOST_ORIGINS, HOST_SLOT, ORIGINS_PER_SLOT, Origin, OriginKey};
 
 use super::address::PORT;
 use crate::dataplane::pins::Pins;
@@ -37,25 +37,34 @@ impl Origins {
         service: u16,
         holders: &[Holder],
     ) -> Option<(Holder, Origin)> {
-        let src = address_bytes(peer.ip());
-        for holder @ (slot, generation) in holders {
-            let key = OriginKey {
-                slot: *slot,
-                way: peer.port() % ORIGINS_PER_SLOT as u16,
-            };
-            let Ok(origin) = self.map.get(&key, 0) else {
-                continue;
-            };
-            let matches = origin.src == src
-                && origin.sport == peer.port()
-                && origin.port == PORT + service
-                && origin.generation == *generation;
-            if matches {
-                // A SYN that comes again leaves a record again, which the next one from its port replaces.
-                let _ = self.map.remove(&key);
-                return Some((*holder, origin));
+        holders.iter().find_map(|holder @ (slot, generation)| {
+            let way = peer.port() % ORIGINS_PER_SLOT as u16;
+            let (key, origin) = self.find(OriginKey { slot: *slot, way }, peer, service)?;
+            if origin.generation != *generation {
+                return None;
             }
-        }
-        None
+            self.forget(&key);
+            Some((*holder, origin))
+        })
+    }
+
+    /// The record of a connection from the host network. It stays until [`forget`](Self::forget).
+    pub fn of_host(&self, peer: SocketAddr, service: u16) -> Option<(OriginKey, Origin)> {
+        let (slot, way) = (HOST_SLOT, peer.port() % HOST_ORIGINS as u16);
+        self.find(OriginKey { slot, way }, peer, service)
+    }
+
+    /// Takes a record out. A SYN that comes again leaves one again, which the next one from its port replaces.
+    pub fn forget(&mut self, key: &OriginKey) {
+        // It is gone if another SYN's has taken its place and was asked for.
+        let _ = self.map.remove(key);
+    }
+
+    fn find(&self, key: OriginKey, peer: SocketAddr, service: u16) -> Option<(OriginKey, Origin)> {
+        let origin = self.map.get(&key, 0).ok()?;
+        let matches = origin.src == address_bytes(peer.ip())
+            && origin.sport == peer.port()
+            && origin.port == PORT + service;
+        matches.then_some((key, origin))
     }
 }

@@ -163,6 +163,7 @@ impl Decoder {
             "sourcePort": value.sport,
             "responderPort": value.port,
             "interface": name_of(&self.interfaces, value.ifindex),
+            "cgroups": value.cgroups,
             "generation": value.generation,
             "idleSecs": seconds(self.now.wrapping_sub(value.seen) as i32),
         });
