@@ -107,7 +107,8 @@ impl Event {
             Reason::Undecided
             | Reason::SourceFailing
             | Reason::TooFast
-            | Reason::KeysUnavailable => Self::Failed,
+            | Reason::KeysUnavailable
+            | Reason::FactPending => Self::Failed,
         }
     }
 }

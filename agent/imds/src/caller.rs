@@ -68,7 +68,7 @@ pub struct Pod {
     /// Whether it may do without session tokens. Looked at only where the responder's rules leave it to the pod.
     pub imds_v1: bool,
     /// What it may read besides its role.
-    pub facts: Facts,
+    pub facts: Arc<Facts>,
 }
 
 /// The outcome of the role decision.

@@ -1,13 +1,24 @@
 //! What a pod may read besides its role: paths and values. A table, not a proxy: what is not in it does not exist.
 //!
+//! ```text
+//! metadata service -> keeper (one task) -> known -> a table for each namespace -> answers
+//! ```
 //! Whoever fills it has left out what the pod's namespace did not ask for. What no pod may ever read cannot be put in.
+
+mod keeper;
+mod known;
+mod opt_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::route;
+
+pub use keeper::{CHANGING, NEGATIVE, STATIC, keep};
+pub use known::{Known, Tables, Wanted};
+pub use opt_in::{NotAnOptIn, OptIn};
 
 const DOCUMENT: &str = "dynamic/instance-identity/document";
 
@@ -33,7 +44,7 @@ pub enum FactError {
 }
 
 /// The identity document, with as much as SDKs look for their region in. The real one names instance, image and addresses too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityDocument {
     /// The account that owns the node.
@@ -59,7 +70,11 @@ pub(crate) struct Fact {
 
 /// Paths below the version and their values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts(BTreeMap<String, Fact>);
+pub struct Facts {
+    values: BTreeMap<String, Fact>,
+    /// What may have a value that is not known yet. A slash at the end: all that lies below.
+    expected: BTreeSet<String>,
+}
 
 impl Facts {
     /// Puts a value in, at a path such as `meta-data/placement/region`. Line ends at its end are left out.
@@ -85,7 +100,7 @@ impl Facts {
             text,
             is_json: false,
         };
-        self.0.insert(path.to_owned(), fact);
+        self.values.insert(path.to_owned(), fact);
         Ok(())
     }
 
@@ -101,16 +116,35 @@ impl Facts {
             text,
             is_json: true,
         };
-        self.0.insert(DOCUMENT.to_owned(), fact);
+        self.values.insert(DOCUMENT.to_owned(), fact);
+    }
+
+    /// There may be a value here, or below if the path ends in a slash: not known yet is not nothing.
+    pub fn expect(&mut self, path: &str) {
+        self.expected.insert(path.to_owned());
+    }
+
+    /// Whether a value at `path`, or one below it, may become known.
+    pub(crate) fn is_expected(&self, path: &str) -> bool {
+        let is_below = |folder: &str, path: &str| {
+            folder.is_empty()
+                || path
+                    .strip_prefix(folder)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.expected.iter().any(|expected| {
+            let is_of_folder = expected.ends_with('/') && path.starts_with(expected.as_str());
+            is_of_folder || is_below(path, expected)
+        })
     }
 
     pub(crate) fn value(&self, path: &str) -> Option<&Fact> {
-        self.0.get(path)
+        self.values.get(path)
     }
 
     /// All paths, sorted.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.values.keys().map(String::as_str)
     }
 }
 
@@ -181,6 +215,33 @@ mod tests {
             (list("meta-data/place"), list("meta-data/instance-id")),
             (None, None)
         );
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_expected_with_all_folders_above_it() {
+        let mut facts = Facts::default();
+        facts.expect("meta-data/placement/region");
+        facts.expect("meta-data/tags/instance/");
+        for path in [
+            "",
+            "meta-data",
+            "meta-data/placement",
+            "meta-data/placement/region",
+            "meta-data/tags",
+            "meta-data/tags/instance",
+            "meta-data/tags/instance/Name",
+        ] {
+            assert!(facts.is_expected(path), "{path}");
+        }
+        for path in [
+            "user-data",
+            "meta-data/place",
+            "meta-data/placement/region/x",
+            "meta-data/placement/zone",
+            "meta-data/tags/instances",
+        ] {
+            assert!(!facts.is_expected(path), "{path}");
+        }
     }
 
     #[test]

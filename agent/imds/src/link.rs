@@ -13,6 +13,7 @@
 //! ```
 //! Each looks at the other's credentials (`SO_PEERCRED`) before it says anything.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Record;
 use crate::cache::{Fault, Owner, SourceKind, Summary};
 use crate::caller::Attachment;
+use crate::facts::Wanted;
 use crate::metrics::Snapshot;
 use crate::role::Grant;
 use crate::secret::Secret;
@@ -212,6 +214,9 @@ pub struct Pod {
     pub assigned: Assigned,
     /// Whether it may do without session tokens.
     pub imds_v1: bool,
+    /// What its namespace lets it read of the node beyond the common paths.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub metadata_paths: Wanted,
 }
 
 /// The role decision in the words that the responder needs.

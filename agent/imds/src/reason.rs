@@ -65,11 +65,13 @@ pub enum Reason {
     ForeignWebIdentity,
     /// The cluster's keys are not at hand.
     KeysUnavailable,
+    /// A value of the node that is not known yet: its metadata service has not answered.
+    FactPending,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BadHead,
         Self::BadTarget,
         Self::BadRoleName,
@@ -99,6 +101,7 @@ impl Reason {
         Self::BadWebIdentity,
         Self::ForeignWebIdentity,
         Self::KeysUnavailable,
+        Self::FactPending,
     ];
 
     /// The label of its counter.
@@ -201,6 +204,11 @@ impl Reason {
                 "keys-unavailable",
                 503,
                 "the cluster's keys are not at hand, try again",
+            ),
+            Self::FactPending => (
+                "fact-pending",
+                503,
+                "this value of the node is not known yet, try again",
             ),
         }
     }

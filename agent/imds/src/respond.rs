@@ -165,9 +165,12 @@ fn metadata<'a>(request: &'a Request, situation: &Situation<'a>) -> Result<Answe
             Answer::Reply(Response::text("1.0/\nlatest/"))
         }
         Route::Tree(path) => match tree(path, pod) {
-            Some(response) => Answer::Reply(response),
-            None => return Err(situation.refuse(Reason::Nothing)),
+            Ok(response) => Answer::Reply(response),
+            Err(reason) => return Err(situation.refuse(reason)),
         },
+        Route::Versions if pod.facts.is_expected("") => {
+            return Err(situation.refuse(Reason::FactPending));
+        }
         Route::Versions | Route::Token | Route::Container | Route::Nowhere => {
             return Err(situation.refuse(Reason::Nothing));
         }
@@ -322,11 +325,17 @@ fn readable(pod: &Pod) -> impl Iterator<Item = &str> {
     pod.facts.paths().chain(role.iter().copied())
 }
 
-fn tree(path: &str, pod: &Pod) -> Option<Response> {
+/// A value, or what a folder has so far. Where the only thing that could be here is not known yet, the client is to ask again.
+fn tree(path: &str, pod: &Pod) -> Result<Response, Reason> {
     let Some(fact) = pod.facts.value(path) else {
-        return facts::listing(path, readable(pod)).map(Response::text);
+        let listing = facts::listing(path, readable(pod)).map(Response::text);
+        return listing.ok_or(if pod.facts.is_expected(path) {
+            Reason::FactPending
+        } else {
+            Reason::Nothing
+        });
     };
-    Some(if fact.is_json {
+    Ok(if fact.is_json {
         Response::json(Zeroizing::new(fact.text.clone().into_bytes()))
     } else {
         Response::text(fact.text.clone())

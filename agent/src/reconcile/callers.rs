@@ -74,6 +74,7 @@ impl Node {
             },
             assigned: assigned(&role.decision.outcome, self.settings.source),
             imds_v1: role.imds_v1,
+            metadata_paths: role.metadata_paths.clone(),
         }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! ```text
 //! agent's socket -> listeners -> server (portcullis-imds) -> cache -> STS
+//!                     the node's metadata service -> facts -^
 //! ```
 //! While there is no agent there are no listeners: nobody could say whose a connection is. What was fetched stays, and so do session tokens.
 
 mod connect;
 mod keys;
+mod node_facts;
 mod remote;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use portcullis_common::guard;
 use portcullis_imds::cache::Endpoints;
@@ -91,9 +93,10 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => SharedCredentialsProvider::new(NodeKeys::new(upstream())),
     };
     let keys = keys::keep(settings.keys.clone())?;
-    let remote = Remote::new(endpoints, &region, Some(own), counters);
+    let remote = Remote::new(endpoints, &region, Some(own), upstream(), counters.clone());
     tokio::select! {
         result = follow(&settings, &remote, &keys) => result,
+        () = remote.follow_the_node() => Err(anyhow!("nothing more can become known of the node")),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use portcullis_imds::facts::Wanted;
 use portcullis_imds::role::{
     self, Annotations, Asked, Decision, Malformed, decide, imds_v1_allowed,
 };
@@ -38,6 +39,8 @@ pub struct PodRole {
     pub decision: Decision,
     /// Whether it may ask for metadata without a session token.
     pub imds_v1: bool,
+    /// What its namespace lets it read of the node beyond the common paths.
+    pub metadata_paths: Wanted,
     /// Annotations of it, its account and its namespace that cannot be read, used or not.
     pub malformed: Vec<(Key, Malformed)>,
 }
@@ -279,6 +282,12 @@ impl Roles {
                 && namespace.is_some_and(|namespace| {
                     imds_v1_allowed(self.rules.imds_v1, namespace, &read_pod)
                 }),
+            // A list that cannot be read lets nothing be read.
+            metadata_paths: namespace
+                .filter(|_| synced)
+                .and_then(|namespace| namespace.metadata_paths.as_ref().ok()?.as_ref())
+                .map(|paths| paths.iter().cloned().collect())
+                .unwrap_or_default(),
             malformed,
         }
     }

@@ -200,6 +200,7 @@ mod tests {
                     grant: Box::new(grant),
                 },
                 imds_v1: false,
+                metadata_paths: std::collections::BTreeSet::new(),
             };
             Key::of(&pod, &endpoints).expect("it has a role")
         };

@@ -54,7 +54,7 @@ fn known(role: Assigned) -> Caller {
     let pod = Pod {
         role,
         imds_v1: false,
-        facts: facts(),
+        facts: Arc::new(facts()),
     };
     Caller::Known(Arc::new(pod))
 }

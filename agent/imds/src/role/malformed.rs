@@ -1,6 +1,7 @@
 //! What can be wrong with an annotation. Values are written by users: they are escaped and cut before they stand in a message.
 
 use super::pattern::PatternError;
+use crate::facts::NotAnOptIn;
 
 /// Longest excerpt of a value in a message, in characters.
 const EXCERPT: usize = 64;
@@ -67,6 +68,14 @@ pub enum Problem {
     /// Correct the entry: it has to be the ARN of a managed policy.
     #[error("entry {0} is not the ARN of a managed policy")]
     PolicyArn(usize),
+    /// Take a path that can be asked for; docs/imds.md has the list.
+    #[error("entry {entry}: {error}")]
+    MetadataPath {
+        /// Which one, counted from 1.
+        entry: usize,
+        /// What is wrong with it.
+        error: NotAnOptIn,
+    },
     /// Correct the pattern.
     #[error("{error}")]
     Pattern {

@@ -6,6 +6,7 @@
 use super::imds_v1::Access;
 use super::malformed::Malformed;
 use super::pattern::Pattern;
+use crate::facts::OptIn;
 
 /// What stands under a key: nothing, a value, or something that is none.
 pub type Reading<T> = Result<Option<T>, Malformed>;
@@ -80,8 +81,8 @@ pub struct Namespace {
     pub role_mode: Reading<Mode>,
     /// Whether pods may ask without a session token.
     pub imds_v1: Reading<Access>,
-    /// Paths beyond the common ones; whether each exists and may be shown is not judged here.
-    pub metadata_paths: Reading<Vec<String>>,
+    /// What its pods may read of the node beyond the common paths.
+    pub metadata_paths: Reading<Vec<OptIn>>,
     /// An inline session policy.
     pub session_policy: Reading<String>,
     /// Managed policies that limit sessions.

@@ -12,6 +12,7 @@ use super::malformed::{Malformed, Problem, excerpt};
 use super::object::{Mode, Namespace, Pod, Reading, RoleSource, ServiceAccount, Wanted};
 use super::pattern::{Format, Pattern, Scope};
 use super::session;
+use crate::facts::OptIn;
 
 /// An object's annotations by key.
 pub type Annotations = BTreeMap<String, String>;
@@ -34,6 +35,8 @@ const SESSION_POLICY_ARNS: &str = "portcullis.dev/session-policy-arns";
 const NONE: &str = "none";
 /// Most entries of a list. The slowest expressions take some milliseconds each: this bounds what one namespace can cost its node for a decision.
 const MOST_ENTRIES: usize = 256;
+/// Most metadata paths.
+const MOST_PATHS: usize = 64;
 /// Shortest life of a token that the API server grants.
 const LEAST_EXPIRATION_SECS: u64 = 600;
 /// Longest life of a token that the API server takes.
@@ -192,9 +195,7 @@ impl Reader {
                 )
             }),
             imds_v1: access(annotations),
-            metadata_paths: read(annotations, METADATA_PATHS, |text| {
-                strings(text, MOST_ENTRIES)
-            }),
+            metadata_paths: read(annotations, METADATA_PATHS, paths),
             session_policy: read(annotations, SESSION_POLICY, session::policy),
             session_policy_arns: read(annotations, SESSION_POLICY_ARNS, |text| {
                 session::policy_arns(strings(text, session::MOST_POLICY_ARNS)?)
@@ -305,6 +306,20 @@ fn expiration(text: &str) -> Result<u64, Problem> {
             most: MOST_EXPIRATION_SECS,
         }),
     }
+}
+
+/// All of them or none, as with patterns: what is misspelt would be missed without a word.
+fn paths(text: &str) -> Result<Vec<OptIn>, Problem> {
+    strings(text, MOST_PATHS)?
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            entry.parse().map_err(|error| Problem::MetadataPath {
+                entry: index + 1,
+                error,
+            })
+        })
+        .collect()
 }
 
 fn strings(text: &str, most: usize) -> Result<Vec<String>, Problem> {

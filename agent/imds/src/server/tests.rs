@@ -65,7 +65,7 @@ fn known(role: Assigned) -> Caller {
     let pod = Pod {
         role,
         imds_v1: false,
-        facts,
+        facts: Arc::new(facts),
     };
     Caller::Known(Arc::new(pod))
 }

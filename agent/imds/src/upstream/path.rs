@@ -50,7 +50,9 @@ impl Path {
         &self.text
     }
 
-    pub(super) const fn class(&self) -> PathClass {
+    /// What it is counted as.
+    #[must_use]
+    pub const fn class(&self) -> PathClass {
         self.class
     }
 }

@@ -15,7 +15,7 @@ use portcullis_imds::audit::{Book, Way, way_of};
 use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, World};
 use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod, Role};
 use portcullis_imds::credentials::{Fetched, Outcome};
-use portcullis_imds::facts::Facts;
+use portcullis_imds::facts::{Facts, Wanted};
 use portcullis_imds::link::{self, FromAgent, FromResponder, LINE, Origin};
 use portcullis_imds::listener::Service;
 use portcullis_imds::metrics::{Metrics, Upstream};
@@ -23,11 +23,14 @@ use portcullis_imds::node::{Callers, Origins, Proofs, Vault};
 use portcullis_imds::respond::Proof;
 use portcullis_imds::secret::Secret;
 use portcullis_imds::sts::{Sts, Tokens};
+use portcullis_imds::upstream::Upstream as Client;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, interval_at, timeout};
 use tracing::warn;
+
+use super::node_facts::NodeFacts;
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +50,7 @@ pub(super) struct Remote {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     upstream: Arc<Upstream>,
+    facts: Arc<NodeFacts>,
 }
 
 /// The way to ask, while there is a link.
@@ -67,6 +71,8 @@ struct Shared {
 /// What is known of an attachment.
 struct Held {
     caller: watch::Sender<Caller>,
+    /// What its namespace lets it read of the node.
+    wanted: Wanted,
     /// Its claim to credentials.
     lease: Option<Arc<Lease<Sts<Line>>>>,
 }
@@ -76,7 +82,8 @@ impl Remote {
         endpoints: Endpoints,
         region: &str,
         own: Option<SharedCredentialsProvider>,
-        upstream: Arc<Upstream>,
+        upstream: Client,
+        counters: Arc<Upstream>,
     ) -> Self {
         let shared = Arc::<Shared>::default();
         let line = Line {
@@ -97,7 +104,25 @@ impl Remote {
             callers: Arc::default(),
             book,
             metrics,
-            upstream,
+            upstream: counters,
+            facts: Arc::new(NodeFacts::new(upstream)),
+        }
+    }
+
+    /// Tells pods' connections what becomes known of the node, for ever.
+    pub(super) async fn follow_the_node(&self) {
+        let mut known = self.facts.follow();
+        while self.facts.news(&mut known).await.is_some() {
+            for held in lock(&self.callers).values() {
+                let facts = self.facts.table(&held.wanted);
+                held.caller.send_if_modified(|caller| match caller {
+                    Caller::Known(pod) if pod.facts != facts => {
+                        Arc::make_mut(pod).facts = facts;
+                        true
+                    }
+                    _ => false,
+                });
+            }
         }
     }
 
@@ -145,6 +170,7 @@ impl Remote {
         lock(&self.shared.origins).clear();
         lock(&self.shared.tokens).clear();
         lock(&self.callers).clear();
+        self.facts.want(std::iter::empty());
         result
     }
 
@@ -164,7 +190,9 @@ impl Remote {
                 FromAgent::Listeners { .. } => bail!("listeners came a second time"),
                 FromAgent::Pod { attachment, pod } => self.learn(attachment, pod.as_deref()),
                 FromAgent::Gone { attachment } => {
-                    drop(lock(&self.callers).remove(&attachment));
+                    let mut callers = lock(&self.callers);
+                    callers.remove(&attachment);
+                    self.facts.want(callers.values().map(|held| &held.wanted));
                     self.book.forget(attachment, Timestamp::now());
                 }
                 FromAgent::Ask { id, what } => self.tell(id, what),
@@ -208,7 +236,15 @@ impl Remote {
         } else if let Some(key) = key {
             self.cache.reconsider(&key);
         }
-        held.caller.send_replace(caller(pod));
+        held.wanted = pod
+            .map(|pod| pod.metadata_paths.clone())
+            .unwrap_or_default();
+        if let Some(pod) = pod {
+            self.facts.tell_of_signatures(pod);
+        }
+        held.caller
+            .send_replace(caller(pod, self.facts.table(&held.wanted)));
+        self.facts.want(callers.values().map(|held| &held.wanted));
     }
 }
 
@@ -216,13 +252,14 @@ impl Held {
     fn new() -> Self {
         Self {
             caller: watch::Sender::new(Caller::Undecided),
+            wanted: Wanted::new(),
             lease: None,
         }
     }
 }
 
 /// A pod in the words of the surface.
-fn caller(pod: Option<&link::Pod>) -> Caller {
+fn caller(pod: Option<&link::Pod>, facts: Arc<Facts>) -> Caller {
     let Some(pod) = pod else {
         return Caller::Undecided;
     };
@@ -241,7 +278,7 @@ fn caller(pod: Option<&link::Pod>) -> Caller {
     Caller::Known(Arc::new(Pod {
         role,
         imds_v1: pod.imds_v1,
-        facts: Facts::default(),
+        facts,
     }))
 }
 

@@ -439,6 +439,28 @@ fn imds_v1_and_malformed_annotations_are_known_of_every_pod() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn what_a_namespace_lets_its_pods_read_of_the_node_is_all_of_its_list_or_nothing() {
+    let paths = |world: &World| -> Vec<String> {
+        let paths = &world.roles()["web"].metadata_paths;
+        paths.iter().map(ToString::to_string).collect()
+    };
+    let key = "portcullis.dev/metadata-paths";
+    let mut world = world();
+    assert!(paths(&world).is_empty());
+    for (value, wanted) in [
+        (r#"["mac", "ami-id", "mac"]"#, &["ami-id", "mac"][..]),
+        (r#"["mac", "user-data"]"#, &[]),
+        (r#"["tags/instance/*"]"#, &["tags/instance/*"]),
+        ("mac", &[]),
+    ] {
+        world.apply(Change::Apply(namespace(&[(key, value)])), NOW);
+        assert_eq!(paths(&world), wanted, "{value}");
+        let malformed = world.roles()["web"].malformed.len();
+        assert_eq!(malformed, usize::from(wanted.is_empty()), "{value}");
+    }
+}
+
 /// One of the changes that can happen to two pods, two accounts and their namespace.
 fn change() -> impl Strategy<Value = Change> {
     let value = prop_oneof![Just(""), Just("a"), Just("b"), Just("[\"a\"]"), Just("{")];

@@ -120,7 +120,7 @@ fn i11_a_pod_with_nothing_to_read_finds_nothing() {
     let pod = Pod {
         role: Assigned::None(String::new()),
         imds_v1: false,
-        facts: Facts::default(),
+        facts: Arc::default(),
     };
     let caller = Caller::Known(Arc::new(pod));
     for path in ["/", "/latest", "/latest/meta-data", "/latest/dynamic"] {
@@ -136,7 +136,7 @@ fn an_opted_in_fact_is_read_and_listed() {
     let pod = Pod {
         role: Assigned::None(String::new()),
         imds_v1: false,
-        facts,
+        facts: Arc::new(facts),
     };
     let caller = Caller::Known(Arc::new(pod));
     assert_eq!(
@@ -162,4 +162,32 @@ fn the_identity_document_is_the_reduced_one() {
             r#"{"accountId":"123456789012","architecture":"arm64","availabilityZone":"eu-west-1a","instanceType":"m7g.large","region":"eu-west-1","version":"2017-09-30"}"#
         )
     );
+}
+
+#[test]
+fn a_fact_that_is_not_known_yet_is_asked_for_again_and_what_there_is_not_is_not() {
+    let mut facts = Facts::default();
+    facts.expect("meta-data/placement/region");
+    let pod = Pod {
+        role: Assigned::None(String::new()),
+        imds_v1: false,
+        facts: Arc::new(facts),
+    };
+    let caller = Caller::Known(Arc::new(pod));
+    for path in [
+        "/",
+        "/latest",
+        "/latest/meta-data",
+        "/latest/meta-data/placement/region/",
+    ] {
+        assert_eq!(status(&ask(&format!("GET {path}"), &caller)), 503, "{path}");
+    }
+    for path in [
+        "/latest/user-data",
+        "/latest/dynamic",
+        "/latest/meta-data/mac",
+        "/2/meta-data",
+    ] {
+        assert_eq!(status(&ask(&format!("GET {path}"), &caller)), 404, "{path}");
+    }
 }

@@ -124,7 +124,7 @@ fn a_pod_that_may_use_v1_needs_no_token_and_no_bad_one() {
     let mut pod = Pod {
         role: Assigned::Role(role()),
         imds_v1: true,
-        facts: Facts::default(),
+        facts: Arc::default(),
     };
     let line = format!("GET {ROLES}");
     let ask = |headers: &str, caller: &Caller, v1| {

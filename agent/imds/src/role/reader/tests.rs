@@ -235,7 +235,16 @@ fn what_cannot_be_read_is_malformed_under_its_own_key() {
         ),
         ("portcullis.dev/role-mode", &["", "Audit", "off"]),
         ("portcullis.dev/imds-v1", &["", "true"]),
-        ("portcullis.dev/metadata-paths", &["", "ami-id", "[1]"]),
+        (
+            "portcullis.dev/metadata-paths",
+            &[
+                "",
+                "ami-id",
+                "[1]",
+                "[\"ami-id\", \"user-data\"]",
+                &format!("[{}\"mac\"]", "\"mac\",".repeat(64)),
+            ],
+        ),
         ("portcullis.dev/session-policy", &["", "[]", "{"]),
         (
             "portcullis.dev/session-policy-arns",
@@ -283,7 +292,8 @@ fn lists_of_paths_and_policies_are_kept_in_their_order() {
         ("portcullis.dev/session-policy", "{}"),
     ]);
     let list = |texts: [&str; 2]| Ok(Some(texts.map(str::to_owned).to_vec()));
-    assert_eq!(namespace.metadata_paths, list(["ami-id", "mac"]));
+    let paths = ["ami-id", "mac"].map(|path| path.parse().expect("it may be asked for"));
+    assert_eq!(namespace.metadata_paths, Ok(Some(paths.to_vec())));
     assert_eq!(
         namespace.session_policy_arns,
         list(["arn:aws:iam::aws:policy/b", "arn:aws:iam::aws:policy/a"])
