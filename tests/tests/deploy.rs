@@ -25,10 +25,31 @@ fn of_kind(documents: &[Value], kind: &str) -> Value {
     all[0].clone()
 }
 
+fn container<'a>(daemon_set: &'a Value, name: &str) -> &'a Value {
+    let containers = daemon_set["spec"]["template"]["spec"]["containers"].as_array();
+    let mut containers = containers.expect("it has containers").iter();
+    let found = containers.find(|container| container["name"] == name);
+    found.unwrap_or_else(|| panic!("no container {name}"))
+}
+
+/// The first one, as components count on.
 fn agent(daemon_set: &Value) -> &Value {
-    let containers = &daemon_set["spec"]["template"]["spec"]["containers"];
-    assert_eq!(containers.as_array().map(Vec::len), Some(1));
-    &containers[0]
+    let first = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(first["name"], "agent");
+    first
+}
+
+/// Kubernetes' objects of a component, and what it changes.
+fn component(name: &str) -> (Vec<Value>, Value) {
+    let kustomization = documents(&format!("components/{name}/kustomization.yaml"));
+    let [kustomization] = kustomization.as_slice() else {
+        panic!("one kustomization");
+    };
+    assert_eq!(kustomization["kind"], "Component");
+    let files = kustomization["resources"].as_array().into_iter().flatten();
+    let files = files.map(|file| file.as_str().expect("a name"));
+    let objects = files.flat_map(|file| documents(&format!("components/{name}/{file}")));
+    (objects.collect(), kustomization["patches"].clone())
 }
 
 #[test]
@@ -83,11 +104,157 @@ fn the_agent_has_two_capabilities_and_writes_to_two_places() {
         .filter(|mount| mount["readOnly"] != true)
         .map(|mount| &mount["mountPath"])
         .collect();
-    assert_eq!(writable, ["/sys/fs/bpf", "/run/portcullis"]);
+    assert_eq!(
+        writable,
+        [
+            "/sys/fs/bpf",
+            "/run/portcullis",
+            "/run/portcullis-responder"
+        ]
+    );
     for host in ["hostPID", "hostIPC"] {
         assert_eq!(pod[host], Value::Null);
     }
     assert_eq!(pod["initContainers"], Value::Null);
+}
+
+#[test]
+fn the_responder_has_a_socket_and_nothing_else() {
+    let daemon_set = of_kind(&documents("portcullis.yaml"), "DaemonSet");
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let responder = container(&daemon_set, "responder");
+    let expected = json!({
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    assert_eq!(responder["securityContext"], expected);
+    let mount = json!([{"name": "responder", "mountPath": "/run/portcullis-responder"}]);
+    assert_eq!(responder["volumeMounts"], mount);
+    for none in ["ports", "envFrom", "volumeDevices", "lifecycle"] {
+        assert_eq!(responder[none], Value::Null, "{none}");
+    }
+    let volumes = pod["volumes"].as_array().expect("it has volumes");
+    let volume = |name: &str| volumes.iter().find(|volume| volume["name"] == name);
+    assert_eq!(
+        volume("responder").expect("it is there")["emptyDir"]["medium"],
+        "Memory"
+    );
+
+    // The agent is told of it, by the same socket and uid.
+    let words = |container: &Value| container["args"].as_array().cloned().expect("it has words");
+    let socket = "=/run/portcullis-responder/agent.sock";
+    assert!(words(agent(&daemon_set)).contains(&json!(format!("--responder{socket}"))));
+    assert!(words(agent(&daemon_set)).contains(&json!("--responder-uid=65532")));
+    assert!(words(responder).contains(&json!(format!("--socket{socket}"))));
+}
+
+#[test]
+fn the_agent_alone_has_a_token_of_the_api_server() {
+    let daemon_set = of_kind(&documents("portcullis.yaml"), "DaemonSet");
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let mut holders = Vec::new();
+    for container in pod["containers"].as_array().expect("it has containers") {
+        let mounts = container["volumeMounts"].as_array().expect("it has mounts");
+        let token = mounts.iter().find(|mount| mount["name"] == "token");
+        if let Some(mount) = token {
+            let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+            assert_eq!(mount["mountPath"], place);
+            assert_eq!(mount["readOnly"], true);
+            holders.push(container["name"].clone());
+        }
+    }
+    assert_eq!(holders, ["agent"]);
+    let volumes = pod["volumes"].as_array().expect("it has volumes");
+    let projected: Vec<&Value> = volumes
+        .iter()
+        .filter(|volume| volume.to_string().contains("serviceAccountToken"))
+        .collect();
+    let [token] = projected.as_slice() else {
+        panic!("one volume has a token");
+    };
+    assert_eq!(token["name"], "token");
+    // For the API server: an audience would be somebody else's.
+    assert_eq!(
+        token["projected"]["sources"][0]["serviceAccountToken"]["audience"],
+        Value::Null
+    );
+}
+
+/// As it is applied by its address, Portcullis can neither assume a role by itself nor make tokens, and nothing in it is granted broadly.
+#[test]
+fn i8_the_default_manifest_has_no_grant_to_assume_roles_and_no_broad_right() {
+    let manifest = documents("portcullis.yaml");
+    for document in &manifest {
+        let text = document.to_string();
+        let grants = [
+            "AssumeRole",
+            "assume-role",
+            "serviceaccounts/token",
+            "tokenrequest",
+            "eks.amazonaws.com/role-arn",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_ROLE_ARN",
+            "secretKeyRef",
+            "--metadata-allow",
+        ];
+        for grant in grants {
+            assert!(!text.contains(grant), "{grant} in {}", document["kind"]);
+        }
+    }
+    for rule in of_kind(&manifest, "ClusterRole")["rules"]
+        .as_array()
+        .expect("it has rules")
+    {
+        let text = rule.to_string();
+        for broad in ["*", "secrets", "impersonate", "escalate", "bind"] {
+            assert!(!text.contains(&format!("\"{broad}\"")), "{text}");
+        }
+    }
+}
+
+#[test]
+fn asking_for_tokens_is_a_right_that_comes_with_its_fence() {
+    let (objects, patches) = component("tokenrequest");
+    assert_eq!(objects.len(), 4);
+    let right =
+        json!([{"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}]);
+    assert_eq!(of_kind(&objects, "ClusterRole")["rules"], right);
+    assert!(patches.to_string().contains("--source=tokenrequest"));
+
+    let policy = of_kind(&objects, "ValidatingAdmissionPolicy");
+    let spec = &policy["spec"];
+    assert_eq!(spec["failurePolicy"], "Fail");
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["serviceaccounts/token"]}]);
+    assert_eq!(spec["matchConstraints"], json!({"resourceRules": rules}));
+    let binding = of_kind(&objects, "ValidatingAdmissionPolicyBinding");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
+    assert_eq!(binding["spec"]["matchResources"], Value::Null);
+
+    // The account that it fences is the one that has the right and that the agent runs as.
+    let rights = of_kind(&objects, "ClusterRoleBinding");
+    let manifest = documents("portcullis.yaml");
+    let account = of_kind(&manifest, "ServiceAccount")["metadata"].clone();
+    assert_eq!(rights["subjects"][0]["name"], account["name"]);
+    let [Value::String(namespace), Value::String(name)] = [&account["namespace"], &account["name"]]
+    else {
+        panic!("{account}");
+    };
+    let fenced = format!("request.userInfo.username == 'system:serviceaccount:{namespace}:{name}'");
+    assert_eq!(
+        spec["matchConditions"].as_array().map(Vec::len),
+        Some(1),
+        "every condition lets something past the fence"
+    );
+    assert_eq!(spec["matchConditions"][0]["expression"], fenced);
 }
 
 #[test]
@@ -114,7 +281,9 @@ fn every_manifest_names_the_image_that_is_built() {
         env!("CARGO_PKG_VERSION")
     );
     let manifest = of_kind(&documents("portcullis.yaml"), "DaemonSet");
-    assert_eq!(agent(&manifest)["image"], image);
+    for name in ["agent", "responder"] {
+        assert_eq!(container(&manifest, name)["image"], image, "{name}");
+    }
     let overlay = documents("overlays/mount-bpffs/init-container.yaml");
     let init = &overlay[0]["spec"]["template"]["spec"]["initContainers"][0];
     assert_eq!(init["image"], image);

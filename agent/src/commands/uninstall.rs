@@ -6,9 +6,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::ask::runtime;
 use crate::dataplane;
-use crate::dataplane::pins::Pins;
+use crate::dataplane::pins::{Pins, this_owner};
 use crate::failure::{Failure, exit};
+use crate::responder::address::Addresses;
+use crate::responder::listeners;
 
 /// Removes every pin and filter below `bpffs`; without `yes` says what that would be. A second time finds nothing, which is a success too.
 pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {
@@ -25,6 +28,9 @@ pub fn uninstall(bpffs: &Path, yes: bool, out: &mut dyn Write) -> Result<u8> {
     }
     let count = dataplane::uninstall(bpffs)
         .with_context(|| format!("uninstalling from {}", bpffs.display()))?;
+    // Behind the programs: until they are gone nobody but redirected pods reaches these.
+    let addresses = Addresses::of(&this_owner()?);
+    runtime()?.block_on(listeners::remove(&addresses))?;
     let text = if count == 0 {
         format!(
             "nothing is pinned below {}, nothing was removed",

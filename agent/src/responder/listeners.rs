@@ -27,15 +27,11 @@ pub struct Listeners {
 
 /// Adds the addresses; which of them the node took. IPv6 may be switched off.
 pub async fn add(addresses: &Addresses) -> Result<Vec<IpAddr>> {
-    let loopback = nix::net::if_::if_nametoindex("lo").context("finding the loopback interface")?;
-    let (connection, netlink, _) =
-        rtnetlink::new_connection().context("opening a netlink socket")?;
-    let connection = tokio::spawn(connection);
+    let (loopback, netlink) = loopback()?;
     let mut added = Vec::new();
     for address in addresses.all() {
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        let request = netlink.address().add(loopback, address, length).replace();
-        match request.execute().await {
+        let request = netlink.address().add(loopback, address, bits(address));
+        match request.replace().execute().await {
             Ok(()) => added.push(address),
             Err(error) if address.is_ipv6() => {
                 info!(%error, "No metadata over IPv6: the node has none");
@@ -45,8 +41,40 @@ pub async fn add(addresses: &Addresses) -> Result<Vec<IpAddr>> {
             }
         }
     }
-    connection.abort();
     Ok(added)
+}
+
+/// Takes the addresses off, where they are there.
+pub async fn remove(addresses: &Addresses) -> Result<()> {
+    let (loopback, netlink) = loopback()?;
+    for address in addresses.all() {
+        let mut as_added = netlink.address().add(loopback, address, bits(address));
+        let message = as_added.message_mut().clone();
+        match netlink.address().del(message).execute().await {
+            Ok(()) => {}
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -libc::EADDRNOTAVAIL => {}
+            // Whoever may take the first one off may take this one off: there is no IPv6.
+            Err(_) if address.is_ipv6() => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("taking {address} off lo"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The loopback interface, and a way to ask the kernel that ends with the handle.
+fn loopback() -> Result<(u32, rtnetlink::Handle)> {
+    let index = nix::net::if_::if_nametoindex("lo").context("finding the loopback interface")?;
+    let (connection, netlink, _) =
+        rtnetlink::new_connection().context("opening a netlink socket")?;
+    tokio::spawn(connection);
+    Ok((index, netlink))
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// Opens the listeners at these addresses, as soon as their ports are free.

@@ -65,11 +65,29 @@ pub fn process_on(node: &Node) -> i32 {
 /// The same, if it runs.
 #[must_use]
 pub fn find_process_on(node: &Node) -> Option<i32> {
+    find(node, "agent")
+}
+
+/// The responder's process on a node, in the agent's pod.
+#[must_use]
+pub fn responder_on(node: &Node) -> i32 {
+    find_responder_on(node).expect("the responder runs")
+}
+
+/// The same, if it runs.
+#[must_use]
+pub fn find_responder_on(node: &Node) -> Option<i32> {
+    find(node, "responder")
+}
+
+/// The process in the agent's pod that runs this verb of our program.
+fn find(node: &Node, verb: &str) -> Option<i32> {
     let pod = pod_on(node)?;
     let uid = pod["metadata"]["uid"].as_str()?;
     node.processes_of(uid).into_iter().find(|pid| {
-        fs::read_to_string(format!("/proc/{pid}/comm"))
-            .is_ok_and(|name| name.trim() == "portcullis")
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = words.split('\0');
+        words.next() == Some("/bin/portcullis") && words.next() == Some(verb)
     })
 }
 

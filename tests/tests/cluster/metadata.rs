@@ -1,17 +1,21 @@
-//! The metadata addresses, with a service that answers behind the nodes: closed to pods, open to the node itself and to whom the agents allow it.
+//! The metadata addresses, with a service that answers behind the nodes: no pod gets a word of it, but whom the agents allow it; the node itself does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use portcullis_lab::Listen;
-use portcullis_lab::client::connect_tcp;
+use portcullis_lab::client::{connect_tcp, http};
 use portcullis_tests::cluster::node::control;
-use portcullis_tests::cluster::{Ground, Node, agent, answer, apply, kubectl, said, try_kubectl};
+use portcullis_tests::cluster::{
+    Ground, Node, agent, answer, apply, kubectl, object, said, try_kubectl,
+};
 use portcullis_tests::scene::{SOON, ip, wait_until};
 use serde_json::json;
 
 /// Those that a stand-in answers at.
 const ADDRESSES: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
+/// What it says.
+const SERVICE: &str = "instance-metadata";
 const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 
 /// The metadata addresses in the control plane's namespace, where nodes send what is for nobody they know.
@@ -22,7 +26,7 @@ impl StandIn {
         for address in ADDRESSES {
             address_on_control("replace", address);
         }
-        ground.listen(&control(), Listen::Tcp(80), "metadata");
+        ground.listen(&control(), Listen::Tcp(80), SERVICE);
         Self
     }
 }
@@ -75,36 +79,27 @@ spec:
     kubectl(&[&rollout[..], &[&format!("daemonset/{name}")]].concat());
 }
 
-/// What a program in each pod of a DaemonSet says about the two addresses.
-fn asked(ground: &Ground, name: &str) -> Vec<String> {
+/// What each pod of a `DaemonSet` hears at the two addresses: the service, somebody else, or nobody.
+fn heard(ground: &Ground, name: &str) -> Vec<String> {
     let selector = format!("app={name}");
     let get = ["-n", &ground.name, "get", "pods", "-l", &selector];
     let names = answer(&[&get[..], &["-o", "name"]].concat());
     let mut answers = Vec::new();
     for pod in names.lines() {
         for address in ADDRESSES {
-            let to = SocketAddr::new(ip(address), 80).to_string();
-            let exec = [
-                "-n",
-                &ground.name,
-                "exec",
-                pod,
-                "--",
-                "/agnhost",
-                "connect",
-                "--timeout=2s",
-                &to,
-            ];
-            let output = try_kubectl(&exec, "");
-            answers.push(if output.status.success() {
-                "open".to_owned()
-            } else {
-                said(&output)
-            });
+            // The service speaks first, as no real one does.
+            let listen = format!("timeout 3 nc -w 2 {address} 80 </dev/null");
+            let exec = ["-n", &ground.name, "exec", pod, "--", "sh", "-c", &listen];
+            answers.push(said(&try_kubectl(&exec, "")));
         }
     }
     assert_eq!(answers.len(), 4, "two nodes, two addresses");
     answers
+}
+
+/// Whether that was the service.
+fn is_service(heard: &String) -> bool {
+    heard.contains(SERVICE)
 }
 
 #[test]
@@ -119,7 +114,7 @@ fn metadata_is_closed_to_pods_and_open_to_nodes_and_allowed_daemons() {
             // The stand-in says its name and waits: that it answers is what counts.
             let said = node.try_run(&["curl", "--http0.9", "-s", "-m", "1", &url], "");
             assert!(
-                String::from_utf8_lossy(&said.stdout).contains("metadata"),
+                String::from_utf8_lossy(&said.stdout).contains(SERVICE),
                 "{}: {place}",
                 node.name
             );
@@ -127,51 +122,58 @@ fn metadata_is_closed_to_pods_and_open_to_nodes_and_allowed_daemons() {
     }
     for pod in ["near", "far"] {
         for place in &places {
-            connect_tcp(ground.netns(pod), *place, SOON).expect_err("it is closed to pods");
+            let url = "/latest/meta-data/";
+            let answer = http(ground.netns(pod), *place, "GET", url, &[], SOON);
+            let answer = answer.expect("the responder answers pods");
+            assert_eq!(answer.status, 401, "without a session token: {answer:?}");
+            // No other port has a responder behind it.
+            let elsewhere = SocketAddr::new(place.ip(), 8080);
+            connect_tcp(ground.netns(pod), elsewhere, SOON).expect_err("it is closed to pods");
         }
     }
     host_daemons(&ground, "plain");
     host_daemons(&ground, "reader");
-    for answer in asked(&ground, "plain")
+    for heard in heard(&ground, "plain")
         .iter()
-        .chain(&asked(&ground, "reader"))
+        .chain(&heard(&ground, "reader"))
     {
-        assert_ne!(answer, "open", "hostNetwork pods are closed");
-        println!(
-            "metadata: a pod in the host network gets: {}",
-            answer.trim()
-        );
+        assert!(!is_service(heard), "hostNetwork pods are closed: {heard}");
+        println!("metadata: a pod in the host network gets: {}", heard.trim());
     }
     let allowed = Allowed::new(&format!("{}/reader", ground.name));
     wait_until("the reader has access", SOON, || {
-        asked(&ground, "reader")
-            .iter()
-            .all(|answer| answer == "open")
+        heard(&ground, "reader").iter().all(is_service)
     });
-    for answer in asked(&ground, "plain") {
-        assert_ne!(answer, "open", "others stay closed");
+    for heard in heard(&ground, "plain") {
+        assert!(!is_service(&heard), "others stay closed");
     }
     drop(allowed);
-    for answer in asked(&ground, "reader") {
-        assert_ne!(answer, "open", "it is closed again");
+    for heard in heard(&ground, "reader") {
+        assert!(!is_service(&heard), "it is closed again");
     }
 }
 
 /// An argument more for the agents; it goes when this is dropped.
-struct Allowed;
+struct Allowed(String);
 
 impl Allowed {
     fn new(account: &str) -> Self {
         let path = "/spec/template/spec/containers/0/args/-";
         let value = format!("--metadata-allow={account}");
         change(&json!([{"op": "add", "path": path, "value": value}]));
-        Self
+        Self(value)
     }
 }
 
 impl Drop for Allowed {
     fn drop(&mut self) {
-        let path = "/spec/template/spec/containers/0/args/2";
+        let set = object(&["-n", agent::NAMESPACE, "daemonset", "portcullis"]);
+        let words = set["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+        let mut words = words.into_iter().flatten();
+        let Some(place) = words.position(|word| *word == self.0) else {
+            return;
+        };
+        let path = format!("/spec/template/spec/containers/0/args/{place}");
         change(&json!([{"op": "remove", "path": path}]));
     }
 }

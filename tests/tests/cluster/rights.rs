@@ -60,7 +60,6 @@ fn secrets_exec_and_writes_are_refused_to_the_agents_token() {
     for words in [
         &["get", "secrets"][..],
         &["get", "configmaps"],
-        &["get", "serviceaccounts"],
         &["logs", "box"],
         &["exec", "box", "--", "true"],
         &["delete", "pod", "box"],
@@ -104,6 +103,7 @@ fn secrets_exec_and_writes_are_refused_to_the_agents_token() {
         "namespaces",
         "nodes",
         "services",
+        "serviceaccounts",
         "endpointslices",
         "networkpolicies",
     ] {
@@ -145,6 +145,7 @@ fn the_api_server_grants_exactly_these_verbs() {
         "namespaces.",
         "nodes.",
         "services.",
+        "serviceaccounts.",
         "endpointslices.discovery.k8s.io",
         "networkpolicies.networking.k8s.io",
     ] {

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use portcullis_lab::client;
+use portcullis_lab::state::LabState;
 use portcullis_tests::scene::kernel::{self, Kind};
 use portcullis_tests::scene::traffic::{connects, is_denied};
 use portcullis_tests::scene::{SOON, Scene, wait_until};
@@ -39,6 +40,8 @@ fn nothing_is_left(scene: &Scene, objects: &[(Kind, u32)]) {
         let filters = scene.on_node(&["tc", "filter", "show", "dev", name, "ingress"], "");
         assert_eq!(filters.trim(), "", "{name}");
     }
+    let own = scene.on_node(&["ip", "-o", "address", "show", "dev", "lo"], "");
+    assert!(!own.contains("169.254.") && !own.contains(" fd"), "{own}");
     let cgroups = scene.lab.cgroups().expect("the lab has cgroups");
     let host = cgroups.host().display().to_string();
     let attached = scene.on_node(&["bpftool", "cgroup", "tree", &host], "");
@@ -106,5 +109,22 @@ fn of_a_running_agent_nothing_is_left_once_it_ends() {
     );
     scene.agent.stop().expect("the agent ends when asked");
     nothing_is_left(&scene, &objects.into_iter().collect::<Vec<_>>());
+    scene.down();
+}
+
+#[test]
+fn i7_of_an_agent_with_a_responder_no_address_is_left() {
+    let path = LabState::directory_of(&Scene::lab_name("leak-i7")).join("responder.sock");
+    let open = POLICIES.replace("app: web", "app: nobody");
+    let mut scene = Scene::up_with("leak-i7", &pods(), &open, |options| {
+        options.extra.extend(["--responder".into(), path.into()]);
+    });
+    let own = scene.on_node(&["ip", "-o", "address", "show", "dev", "lo"], "");
+    assert!(own.contains("169.254.") && own.contains(" fd"), "{own}");
+    let objects: Vec<_> = kernel::pinned(&scene.pins()).into_iter().collect();
+    scene.kill();
+    let done = uninstall(&scene, true);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    nothing_is_left(&scene, &objects);
     scene.down();
 }
