@@ -98,7 +98,7 @@ fn heard(ground: &Ground, name: &str) -> Vec<String> {
 }
 
 /// Whether that was the service.
-fn is_service(heard: &String) -> bool {
+fn is_service(heard: &str) -> bool {
     heard.contains(SERVICE)
 }
 
@@ -106,6 +106,11 @@ fn is_service(heard: &String) -> bool {
 fn metadata_is_closed_to_pods_and_open_to_nodes_and_allowed_daemons() {
     let ground = Ground::with("metadata", &["n1/near", "n2/far"]);
     let _stand_in = StandIn::up(&ground);
+    let _restored = agent::Restored::new();
+    // The stand-in tells no region, and without one the responder takes no connection.
+    let set = ["-n", agent::NAMESPACE, "set", "env", "daemonset/portcullis"];
+    kubectl(&[&set[..], &["-c", "responder", "AWS_REGION=eu-west-1"]].concat());
+    agent::rolled_out();
     let places = ADDRESSES.map(|address| SocketAddr::new(ip(address) as IpAddr, 80));
     // The nodes' own processes.
     for node in [Node::n1(), Node::n2()] {
@@ -142,7 +147,9 @@ fn metadata_is_closed_to_pods_and_open_to_nodes_and_allowed_daemons() {
     }
     let allowed = Allowed::new(&format!("{}/reader", ground.name));
     wait_until("the reader has access", SOON, || {
-        heard(&ground, "reader").iter().all(is_service)
+        heard(&ground, "reader")
+            .iter()
+            .all(|heard| is_service(heard))
     });
     for heard in heard(&ground, "plain") {
         assert!(!is_service(&heard), "others stay closed");
