@@ -9,6 +9,8 @@
 //! | `GET /v1/explain?source=&destination=&nodes=` | [`Said`](crate::commands::explain::Said): both sides of a connection, or of one to each backend of a Service, from this agent's objects |
 //! | `GET /v1/pods/NAMESPACE/NAME` | [`PodStatus`]: whether its policies are in force |
 //! | `GET /v1/roles?pod=` | [`NodeRoles`]: the roles of this node's pods, or of one, and why |
+//! | `GET /v1/audit?pod=&after=&limit=` | [`NodeAudit`](crate::report::NodeAudit): what was handed out and refused, the newest records |
+//! | `GET /v1/cache` | [`NodeCache`]: what the responder's cache has |
 //! | `GET /v1/bpf/progs`, `/v1/bpf/maps` | what is pinned |
 //! | `GET /v1/bpf/maps/NAME?raw=&limit=` | entries of a map |
 //! | `POST /v1/synced` | 204 once everything that was present at the call is in force in the kernel |
@@ -19,7 +21,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -27,16 +29,20 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::audit::{Audit, RING};
 use crate::commands::{bpf, explain};
 use crate::failure::{Failure, exit};
 use crate::kube::manifests::Rereader;
-use crate::metrics;
+use crate::kube::token::TokenCounts;
+use crate::metrics::{self, Counted};
 use crate::reconcile::View;
-use crate::report::{NodeRoles, NodeStatus, PodStatus};
+use crate::report::{NodeCache, NodeRoles, NodeStatus, PodStatus};
+use crate::responder::asked::Responder;
 use crate::settings::Settings;
 
 /// What the admin socket asks of the world task.
@@ -56,12 +62,26 @@ pub enum Request {
 /// Explanations and dumps at a time: each may keep a processor busy for a while, and a node has other work.
 const AT_A_TIME: usize = 2;
 
+/// Who is asked about credentials.
+#[derive(Clone)]
+pub struct Iam {
+    /// The records.
+    pub audit: Audit,
+    /// The responder, if there is to be one.
+    pub responder: Option<Responder>,
+    /// Web-identity tokens that were asked for.
+    pub tokens: Option<Arc<TokenCounts>>,
+}
+
 #[derive(Clone)]
 struct Context {
     requests: mpsc::Sender<Request>,
     rereader: Option<Rereader>,
     bpffs: Arc<Path>,
     turns: Arc<Semaphore>,
+    iam: Iam,
+    /// What the responder said last of itself.
+    counted: Arc<Mutex<Counted>>,
 }
 
 /// Binds every listener, so that a wrong address is an error at start; the future serves them.
@@ -69,12 +89,15 @@ pub fn serve(
     settings: &Settings,
     requests: mpsc::Sender<Request>,
     rereader: Option<Rereader>,
+    iam: Iam,
 ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
     let context = Context {
         requests,
         rereader,
         bpffs: Arc::from(settings.bpffs.as_path()),
         turns: Arc::new(Semaphore::new(AT_A_TIME)),
+        iam,
+        counted: Arc::default(),
     };
     if let Some(parent) = settings.socket.parent() {
         std::fs::create_dir_all(parent)
@@ -134,6 +157,8 @@ fn admin(context: Context) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/pods/{namespace}/{name}", get(pod))
         .route("/v1/roles", get(roles))
+        .route("/v1/audit", get(audit))
+        .route("/v1/cache", get(cache))
         .route("/v1/bpf/progs", get(progs))
         .route("/v1/bpf/maps", get(maps))
         .route("/v1/bpf/maps/{name}", get(dump))
@@ -143,7 +168,9 @@ fn admin(context: Context) -> Router {
 
 /// Asks the world task for its status.
 async fn ask(context: &Context) -> Result<NodeStatus, Response> {
-    put(context, Request::Status).await
+    let mut status = put(context, Request::Status).await?;
+    status.problems.extend(context.iam.audit.problem());
+    Ok(status)
 }
 
 /// Puts a question to the world task.
@@ -172,13 +199,15 @@ async fn ready(State(context): State<Context>) -> Response {
 }
 
 async fn scrape(State(context): State<Context>) -> Response {
-    match ask(&context).await {
+    let status = ask(&context).await;
+    let counted = context.counted().await;
+    match status {
         Ok(status) => (
             [(
                 header::CONTENT_TYPE,
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
             )],
-            metrics::render(&status),
+            metrics::render(&status, &counted),
         )
             .into_response(),
         Err(response) => response,
@@ -256,6 +285,85 @@ async fn roles(State(context): State<Context>, Query(whose): Query<Whose>) -> Re
             axum::Json(roles).into_response()
         }
         Err(response) => response,
+    }
+}
+
+/// Which records.
+#[derive(Deserialize)]
+struct Which {
+    /// `namespace/name`; those of all pods if absent.
+    pod: Option<String>,
+    /// Only those with a higher number.
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+async fn audit(State(context): State<Context>, Query(which): Query<Which>) -> Response {
+    let most = which.limit.unwrap_or(RING);
+    let records = context
+        .iam
+        .audit
+        .records(which.pod.as_deref(), which.after, most);
+    axum::Json(records).into_response()
+}
+
+async fn cache(State(context): State<Context>) -> Response {
+    let Some(responder) = &context.iam.responder else {
+        return refuse(&Failure::new(
+            "PC3003",
+            "this node has no responder",
+            "its agent was started without --responder, so pods get no credentials from it",
+            "see docs/metadata-guard.md for how to redirect metadata requests",
+        ));
+    };
+    let Some(mut items) = responder.cache().await else {
+        return refuse(&Failure::new(
+            "PC4008",
+            "the responder does not answer",
+            "it is not connected to its agent, or is too busy to answer within 0.5 s",
+            "see the log of the responder, a container of the agent's pod",
+        ));
+    };
+    items.sort_by(|a, b| {
+        (&a.namespace, &a.pod, &a.role, &a.session_name).cmp(&(
+            &b.namespace,
+            &b.pod,
+            &b.role,
+            &b.session_name,
+        ))
+    });
+    let node = context.iam.audit.node().to_owned();
+    axum::Json(NodeCache {
+        api_version: "portcullis.dev/v1alpha1".to_owned(),
+        kind: "NodeCache".to_owned(),
+        node,
+        asked_at: Timestamp::now(),
+        items,
+    })
+    .into_response()
+}
+
+impl Context {
+    /// What was counted of credentials. Of a responder that does not answer, what it said last.
+    async fn counted(&self) -> Counted {
+        let snapshot = match &self.iam.responder {
+            Some(responder) => responder.snapshot().await,
+            None => None,
+        };
+        // Nothing panics while it holds the lock.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.connected = snapshot.is_some();
+        if let Some(snapshot) = snapshot {
+            counted.v1 = self.iam.audit.count_v1(&snapshot.v1);
+            counted.responder = snapshot;
+        }
+        counted.audit_lost = self.iam.audit.lost();
+        counted.tokens = match &self.iam.tokens {
+            Some(tokens) => tokens.all().collect(),
+            None => Vec::new(),
+        };
+        counted.clone()
     }
 }
 

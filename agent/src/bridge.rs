@@ -67,7 +67,14 @@ fn is_permitted(method: &Method, path: &str) -> bool {
         Method::GET => {
             matches!(
                 path,
-                "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/explain"
+                "/healthz"
+                    | "/readyz"
+                    | "/metrics"
+                    | "/v1/status"
+                    | "/v1/explain"
+                    | "/v1/roles"
+                    | "/v1/audit"
+                    | "/v1/cache"
             ) || path.starts_with("/v1/pods/")
                 || path.starts_with("/v1/bpf/")
         }

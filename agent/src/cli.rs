@@ -16,7 +16,7 @@ pub use ask::{
     Ask, BpfArgs, BpfCommand, ClusterArgs, ExplainArgs, LintArgs, Output, PLUGIN, PatienceArgs,
     PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
-pub use iam::{IamArgs, IamCommand, WhoamiArgs};
+pub use iam::{AuditArgs, IamArgs, IamCommand, WhoamiArgs};
 pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs};
 use value::{duration, service_account};
 
@@ -119,6 +119,9 @@ pub struct AgentArgs {
     /// Let `portcullis responder` answer pods' metadata requests, and hand it its sockets here [default: metadata is blocked]
     #[arg(long, value_name = "PATH")]
     pub responder: Option<PathBuf>,
+    /// Write audit records to this file too, a JSON object on each line
+    #[arg(long, value_name = "PATH")]
+    pub audit_log: Option<PathBuf>,
     /// How pods' credentials are got
     #[arg(long, value_enum, default_value_t = SourceArg::Tokenrequest)]
     pub source: SourceArg,

@@ -87,6 +87,7 @@ pub const CODES: &[Code] = &[
     ),
     code("PC3001", "a setting of roles is wrong", exit::USAGE),
     code("PC3002", "the pod is not known", exit::NEGATIVE),
+    code("PC3003", "the node has no responder", exit::NEGATIVE),
     code(
         "PC4001",
         "the API server cannot be reached",
@@ -102,6 +103,7 @@ pub const CODES: &[Code] = &[
     code("PC4005", "the agent lacks a right", exit::NOT_PERMITTED),
     code("PC4006", "you lack a right", exit::NOT_PERMITTED),
     code("PC4007", "no agents were found", exit::UNREACHABLE),
+    code("PC4008", "the responder does not answer", exit::UNREACHABLE),
     code("PC5000", "the command failed", exit::NEGATIVE),
     code("PC5001", "wrong usage", exit::USAGE),
     code("PC5002", "objects cannot be read", exit::USAGE),

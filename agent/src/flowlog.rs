@@ -17,6 +17,7 @@ use tracing::{debug, info};
 
 use crate::dataplane::kernel;
 use crate::dataplane::names::Names;
+use crate::kube::event::Notice;
 
 /// What numbers and addresses stand for now.
 #[derive(Clone, Default)]
@@ -92,11 +93,11 @@ pub struct Denial {
     pub policy: String,
 }
 
-/// Reads the ring and logs until it breaks. Denials also go to `denials`, as far as there is room.
+/// Reads the ring and logs until it breaks. Denials also go to `notices`, as far as there is room.
 pub async fn run(
     ring: RingBuf<MapData>,
     lookup: watch::Receiver<Lookup>,
-    denials: Option<mpsc::Sender<Denial>>,
+    notices: Option<mpsc::Sender<Notice>>,
 ) -> Result<()> {
     // SAFETY: the ring owns its descriptor and keeps it open and the same for as long as it lives.
     let mut ring = unsafe { AsyncFd::register(ring) }.context("watching the event ring")?;
@@ -114,9 +115,9 @@ pub async fn run(
                     }
                     Some(event) => {
                         let denial = log(&event, &lookup);
-                        if let (Some(denials), Some(denial)) = (&denials, denial) {
+                        if let (Some(notices), Some(denial)) = (&notices, denial) {
                             // Without room it stands in the log alone.
-                            let _ = denials.try_send(denial);
+                            let _ = notices.try_send(denial.into());
                         }
                     }
                     None => {}

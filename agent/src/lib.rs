@@ -1,6 +1,7 @@
 //! Portcullis, the agent: watches, world loop, dataplane, CLI. `main.rs` is a thin shell around this library.
 
 pub mod api;
+pub mod audit;
 pub mod bridge;
 pub mod cli;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod reconcile;
 pub mod report;
 pub mod responder;
 pub mod run;
+pub mod secrecy;
 pub mod settings;
 #[cfg(feature = "lab")]
 pub mod test_run;

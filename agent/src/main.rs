@@ -17,10 +17,13 @@ use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
 use portcullis::responder::process;
 use portcullis::settings::{Roles, Settings, UnknownPod};
-use portcullis::{bridge, commands, run};
+use portcullis::{bridge, commands, run, secrecy};
 use portcullis_imds::cache::SourceKind;
 use portcullis_imds::respond::ImdsV1;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let plugin = is_plugin(std::env::args_os().next());
@@ -96,6 +99,7 @@ fn bridge(socket: Option<PathBuf>) -> Result<u8> {
 
 fn agent(arguments: AgentArgs) -> Result<u8> {
     log_to_stderr();
+    secrecy::seal()?;
     let node = match arguments.node {
         Some(node) => node,
         None => nix::sys::utsname::uname()
@@ -119,6 +123,7 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         own_uid: arguments.own_uid,
         metadata_allow: arguments.metadata_allow.into_iter().collect(),
         responder: arguments.responder,
+        audit_log: arguments.audit_log,
         responder_uid: arguments.responder_uid,
         source,
         roles: Roles {
@@ -140,6 +145,7 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
 
 fn responder(arguments: ResponderArgs) -> Result<u8> {
     log_to_stderr();
+    secrecy::seal()?;
     let word = |name| std::env::var(name).ok().filter(|word| !word.is_empty());
     let settings = process::Settings {
         socket: arguments.socket,
@@ -162,15 +168,16 @@ fn responder(arguments: ResponderArgs) -> Result<u8> {
     Ok(failure::exit::DONE)
 }
 
-/// JSON lines; text on a terminal. The filter is `RUST_LOG`'s, `info` without one.
+/// JSON lines; text on a terminal. The filter is `RUST_LOG`'s, `info` without one; it does not reach what [`secrecy`] forbids.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let logger = tracing_subscriber::registry()
+        .with(filter)
+        .with(FilterFn::new(secrecy::may_say));
     if io::stderr().is_terminal() {
-        logger.init();
+        logger.with(lines).init();
     } else {
-        logger.json().flatten_event(true).init();
+        logger.with(lines.json().flatten_event(true)).init();
     }
 }

@@ -3,6 +3,8 @@
 //! A registry is built for each scrape, because the status holds totals and is true at one moment; nothing is counted here. Labels come from closed
 //! sets, so the number of series does not grow with pods or policies.
 
+mod credentials;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
@@ -18,6 +20,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::commands::status::programs;
 use crate::report::NodeStatus;
+
+pub use credentials::Counted;
 
 /// Label names and values of one series.
 type Labels = Vec<(&'static str, String)>;
@@ -43,12 +47,13 @@ const READY_BUCKETS: [f64; 12] = [
 
 /// The text of one scrape.
 #[must_use]
-pub fn render(status: &NodeStatus) -> String {
+pub fn render(status: &NodeStatus, counted: &Counted) -> String {
     let mut registry = Registry::with_prefix("portcullis");
     node(&mut registry, status);
     objects(&mut registry, status);
     drops(&mut registry, status);
     tables(&mut registry, status);
+    credentials::register(&mut registry, status, counted);
     let mut text = String::new();
     encode(&mut text, &registry).expect("a string takes every write");
     text
@@ -302,7 +307,7 @@ mod tests {
     use crate::report::{DropCount, EndpointStatus, MapFill, RefusedObject};
 
     /// Series and value of every line that is no comment.
-    fn parsed(text: &str) -> BTreeMap<String, f64> {
+    pub(super) fn parsed(text: &str) -> BTreeMap<String, f64> {
         assert!(text.ends_with("# EOF\n"));
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.map(|line| {
@@ -314,7 +319,7 @@ mod tests {
 
     #[test]
     fn every_drop_reason_has_a_series_from_the_start() {
-        let series = parsed(&render(&NodeStatus::default()));
+        let series = parsed(&render(&NodeStatus::default(), &Counted::default()));
         for (_, reason, _) in reason::ALL.iter().filter(|(.., drops)| *drops) {
             for direction in ["ingress", "egress"] {
                 let name = format!(
@@ -355,7 +360,7 @@ mod tests {
             last_apply_ms: 1500.0,
             ..NodeStatus::default()
         };
-        let series = parsed(&render(&status));
+        let series = parsed(&render(&status, &Counted::default()));
         let expected = [
             (
                 "portcullis_build_info{version=\"0.1.0\",kernel=\"6.1\"}",

@@ -1,5 +1,6 @@
 //! What the agent says of itself: one value, which `status`, metrics, readiness and the event log read.
 
+mod audit;
 mod roles;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{
+    AuditRecord, CredentialStatus, DecisionStatus, NodeAudit, NodeCache, OriginStatus, PodName,
+    RequestStatus,
+};
 pub use roles::{NodeRoles, RoleStatus};
 
 /// `GET /v1/status`, and `portcullis status -o json`.
@@ -63,6 +68,21 @@ pub struct NodeStatus {
     pub map_writes: u64,
     /// How long the last compilation and application took, milliseconds.
     pub last_apply_ms: f64,
+    /// Decisions on pods' roles since the start.
+    #[serde(default)]
+    pub role_decisions: Vec<RoleCount>,
+}
+
+/// Decisions of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleCount {
+    /// `role`, `would_deny`, `none`, `refused`, `undecided`.
+    pub result: String,
+    /// Why there is no role, else what named it.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// One endpoint.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::api::{self, Request};
+use crate::audit::Audit;
 use crate::dataplane::pins::this_owner;
 use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
@@ -54,19 +55,25 @@ pub async fn run(settings: Settings) -> Result<()> {
         .context("opening the dataplane")??;
     let (batches, changes) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
-    let denials = feed.tell_pods(&settings.node, &mut tasks);
+    let notices = feed.tell_pods(&settings.node, &mut tasks);
+    let audit = Audit::new(
+        &settings.node,
+        settings.audit_log.as_deref(),
+        notices.clone(),
+    );
     let feed_tokens = feed.tokens();
+    let counts = feed_tokens.as_ref().map(TokenMaker::counts);
     let rereader = feed.start(batches, &mut tasks);
     let (lookup, lookups) = watch::channel(node.lookup());
     let callers = watch::Sender::new(node.callers());
     let events = node.take_events()?;
     let asks = Responder::default();
-    tasks.spawn(flowlog::run(events, lookups, denials));
+    tasks.spawn(flowlog::run(events, lookups, notices));
     if let Some(path) = settings.responder.clone() {
         let (origins, lookup) = (node.origins()?, lookup.subscribe());
         let (callers, tokens) = (callers.subscribe(), feed_tokens);
         let (owner, uid) = (this_owner()?, settings.responder_uid);
-        let asks = asks.clone();
+        let (asks, audit) = (asks.clone(), audit.clone());
         let host = HostPods::new(node.pods_cgroup());
         tasks.spawn(async move {
             let link = Link {
@@ -81,20 +88,27 @@ pub async fn run(settings: Settings) -> Result<()> {
                 tokens,
                 uid,
                 asked: asks,
+                audit,
             };
             link::serve(&path, link)?.await
         });
     }
     let (requests, asked) = mpsc::channel(64);
-    tasks.spawn(api::serve(&settings, requests, rereader)?);
+    let iam = api::Iam {
+        audit: audit.clone(),
+        responder: settings.responder.is_some().then_some(asks),
+        tokens: counts,
+    };
+    tasks.spawn(api::serve(&settings, requests, rereader, iam)?);
     let (rules, others) = mpsc::channel(1);
     tasks.spawn(read_rules(rules));
     info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        () = world_loop(node, observed, changes, others, asked, lookup, callers) => Err(anyhow!("the view of the node has ended")),
+    let decisions = settings.responder.is_some().then(|| audit.clone());
+    let ended = tokio::select! {
+        () = world_loop(node, observed, changes, others, asked, (lookup, callers, decisions)) => Err(anyhow!("the view of the node has ended")),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Ok(())) => Err(anyhow!("a task has ended")),
             Ok(Err(error)) => Err(error),
@@ -102,7 +116,9 @@ pub async fn run(settings: Settings) -> Result<()> {
         },
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-    }
+    };
+    audit.close();
+    ended
 }
 
 /// Where objects come from: files if there are any to read, else the API server.
@@ -120,12 +136,12 @@ impl Feed {
         Ok(Self::ApiServer(kube_watch::connect().await?, keep))
     }
 
-    /// Where denials become events on their pods: at an API server only.
+    /// Where what happens to pods becomes events on them: at an API server only.
     fn tell_pods(
         &self,
         node: &str,
         tasks: &mut JoinSet<Result<()>>,
-    ) -> Option<mpsc::Sender<flowlog::Denial>> {
+    ) -> Option<mpsc::Sender<event::Notice>> {
         let Self::ApiServer(client, _) = self else {
             return None;
         };
@@ -190,8 +206,11 @@ async fn world_loop(
     mut changes: mpsc::Receiver<Batch>,
     mut others: mpsc::Receiver<Vec<Failure>>,
     mut asked: mpsc::Receiver<Request>,
-    lookup: watch::Sender<flowlog::Lookup>,
-    callers: watch::Sender<Callers>,
+    (lookup, callers, decisions): (
+        watch::Sender<flowlog::Lookup>,
+        watch::Sender<Callers>,
+        Option<Audit>,
+    ),
 ) {
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -246,6 +265,9 @@ async fn world_loop(
         }
         tokio::task::block_in_place(|| node.reconcile());
         lookup.send_replace(node.lookup());
+        if let Some(audit) = &decisions {
+            audit.decided(&node.role_decisions());
+        }
         let now = node.callers();
         callers.send_if_modified(|known| {
             let changed = *known != now;

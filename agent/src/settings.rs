@@ -33,6 +33,8 @@ pub struct Settings {
     pub metadata_allow: BTreeSet<(String, String)>,
     /// The socket over which the responder gets its listeners; metadata is blocked if absent.
     pub responder: Option<PathBuf>,
+    /// Where audit records are written to as JSON lines; kept in memory alone if absent.
+    pub audit_log: Option<PathBuf>,
     /// How pods' credentials are got.
     pub source: SourceKind,
     /// The uid that the responder runs with.

@@ -69,6 +69,16 @@ impl Service {
 }
 
 impl Surface {
+    /// Its word in records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Imds => "imds",
+            Self::Ecs => "ecs",
+            Self::Eks => "eks",
+        }
+    }
+
     /// The most bytes of header lines. A web-identity token needs more room than metadata does.
     #[must_use]
     pub fn header_limit(self) -> usize {

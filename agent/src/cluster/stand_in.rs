@@ -29,6 +29,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Access, AsWhom};
+use crate::audit::Audit;
 use crate::settings::{Roles, Settings, UnknownPod};
 use crate::{api, bridge};
 
@@ -105,7 +106,12 @@ impl StandIn {
         let pod = format!("agent-{node}");
         let socket = self.directory.join(format!("{pod}.sock"));
         let (requests, mut asked) = mpsc::channel(8);
-        let served = api::serve(&settings(node, &socket), requests, None).expect("a socket");
+        let iam = api::Iam {
+            audit: Audit::new(node, None, None),
+            responder: None,
+            tokens: None,
+        };
+        let served = api::serve(&settings(node, &socket), requests, None, iam).expect("a socket");
         tokio::spawn(served);
         tokio::spawn(async move {
             while let Some(request) = asked.recv().await {
@@ -197,6 +203,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         own_uid: None,
         metadata_allow: std::collections::BTreeSet::new(),
         responder: None,
+        audit_log: None,
         responder_uid: 65532,
         source: portcullis_imds::cache::SourceKind::TokenRequest,
         roles: Roles::default(),

@@ -17,17 +17,20 @@ use super::explain::{self, Question, Said, Word};
 use super::place::{Local, Place};
 use super::{API_VERSION, iam, lint, status, wait};
 use crate::cli::{
-    Ask, BpfArgs, BpfCommand, ExplainArgs, IamArgs, IamCommand, Output, PlaceArgs, PolicyCommand,
-    StatusArgs, StatusOutput, Verdict, WhoamiArgs,
+    Ask, AuditArgs, BpfArgs, BpfCommand, ExplainArgs, IamArgs, IamCommand, Output, PlaceArgs,
+    PolicyCommand, StatusArgs, StatusOutput, Verdict, WhoamiArgs,
 };
 use crate::client::{self, ClientError, Line};
 use crate::cluster::{Access, Asked, Cluster, Fleet};
 use crate::failure::{self, Failure, exit};
 use crate::pipe::{self, UnlessClosed};
-use crate::report::{NodeRoles, NodeStatus};
+use crate::report::{NodeAudit, NodeStatus};
 
 /// Entries of a map that each node of a cluster sends.
 const MOST_ENTRIES: usize = 10_000;
+
+/// Between two questions of `iam audit --follow`.
+const BETWEEN_RECORDS: Duration = Duration::from_secs(1);
 
 /// Between two rounds of `status --watch`.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(2);
@@ -50,8 +53,15 @@ pub fn ask(question: Ask, plugin: bool, out: &mut dyn Write) -> Result<u8> {
         Ask::Iam(IamCommand::Whoami(arguments)) => ask_whoami(arguments, plugin, out),
         Ask::Iam(IamCommand::Check(arguments)) => {
             let json = arguments.output == Output::Json;
-            let (heard, _) = hear(arguments, |_| None, plugin)?;
+            let (heard, _) = hear(arguments, |_| None, iam::path, plugin)?;
             iam::check(heard, json, out)
+        }
+        Ask::Iam(IamCommand::Audit(arguments)) => ask_audit(arguments, plugin, out),
+        Ask::Iam(IamCommand::Cache(arguments)) => {
+            let json = arguments.output == Output::Json;
+            let path = |_: Option<&str>| "/v1/cache".to_owned();
+            let (heard, _) = hear(arguments, |_| None, path, plugin)?;
+            iam::cache::print(&heard, json, out)
         }
         Ask::Bpf(command) => ask_bpf(command, plugin, out),
         Ask::ExplainError { code } => failure::explain_error(&code, out),
@@ -65,9 +75,12 @@ pub fn wants_json(question: &Ask) -> bool {
         Ask::Status(arguments) => arguments.output == StatusOutput::Json,
         Ask::Explain(arguments) => arguments.output == Output::Json,
         Ask::Policy(PolicyCommand::Lint(arguments)) => arguments.output == Output::Json,
-        Ask::Iam(IamCommand::Whoami(WhoamiArgs { iam, .. }) | IamCommand::Check(iam)) => {
-            iam.output == Output::Json
-        }
+        Ask::Iam(
+            IamCommand::Whoami(WhoamiArgs { iam, .. })
+            | IamCommand::Check(iam)
+            | IamCommand::Audit(AuditArgs { iam, .. })
+            | IamCommand::Cache(iam),
+        ) => iam.output == Output::Json,
         Ask::Bpf(BpfCommand::Progs(bpf) | BpfCommand::Maps(bpf) | BpfCommand::Dump { bpf, .. }) => {
             bpf.output == Output::Json
         }
@@ -187,40 +200,85 @@ fn ask_whoami(arguments: WhoamiArgs, plugin: bool, out: &mut dyn Write) -> Resul
         iam,
     } = arguments;
     let json = iam.output == Output::Json;
-    let whose = |default: &str| {
-        let (of_pod, name) = pod?;
-        let namespace = of_pod.or(namespace);
-        Some(format!(
-            "{}/{name}",
-            namespace.as_deref().unwrap_or(default)
-        ))
-    };
-    let (heard, pod) = hear(iam, whose, plugin)?;
+    let whose = |default: &str| named(pod, namespace, default);
+    let (heard, pod) = hear(iam, whose, iam::path, plugin)?;
     iam::whoami(&heard, pod.as_deref(), json, out)
 }
 
-/// Asks for roles: of the pod that `whose` names, told the default namespace, or of all.
-fn hear(
+/// A pod as agents name it.
+fn named(
+    pod: Option<(Option<String>, String)>,
+    namespace: Option<String>,
+    default: &str,
+) -> Option<String> {
+    let (of_pod, name) = pod?;
+    let namespace = of_pod.or(namespace);
+    let namespace = namespace.as_deref().unwrap_or(default);
+    Some(format!("{namespace}/{name}"))
+}
+
+fn ask_audit(arguments: AuditArgs, plugin: bool, out: &mut dyn Write) -> Result<u8> {
+    let AuditArgs {
+        pod,
+        namespace,
+        limit,
+        follow,
+        iam,
+    } = arguments;
+    let json = iam.output == Output::Json;
+    if !follow {
+        let whose = |default: &str| named(pod, namespace, default);
+        let path = |pod: Option<&str>| iam::audit::path(pod, 0, limit);
+        let (heard, _) = hear(iam, whose, path, plugin)?;
+        return iam::audit::print(&heard, json, out);
+    }
+    let Place::Here(socket) = place(plugin, iam.place)? else {
+        return Err(Failure::new(
+            "PC5001",
+            "--follow follows one agent",
+            "a cluster's agents are asked once, by the API server",
+            "follow on the node itself, or ask again with `kubectl portcullis iam audit`",
+        )
+        .into());
+    };
+    let pod = named(pod, namespace, "default");
+    let patience = iam.patience.timeout;
+    runtime()?.block_on(async {
+        let mut follower = iam::audit::Follower::new(json);
+        loop {
+            let path = iam::audit::path(pod.as_deref(), follower.after(), limit);
+            let asked = client::ask::<NodeAudit>(&socket, &path);
+            let text = follower.next(&in_time(patience, asked).await?)?;
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+            tokio::time::sleep(BETWEEN_RECORDS).await;
+        }
+    })
+}
+
+/// Asks for what is at the path: of the pod that `whose` names, told the default namespace, or of all.
+fn hear<T: serde::de::DeserializeOwned>(
     arguments: IamArgs,
     whose: impl FnOnce(&str) -> Option<String>,
+    path: impl FnOnce(Option<&str>) -> String,
     plugin: bool,
-) -> Result<(iam::Heard, Option<String>)> {
+) -> Result<(iam::Heard<T>, Option<String>)> {
     let limit = arguments.patience.timeout;
     match place(plugin, arguments.place)? {
         Place::Here(socket) => {
             let pod = whose("default");
-            let path = iam::path(pod.as_deref());
-            let asked = client::ask::<NodeRoles>(&socket, &path);
+            let path = path(pod.as_deref());
+            let asked = client::ask::<T>(&socket, &path);
             let heard = iam::Heard::here(runtime()?.block_on(in_time(limit, asked))?);
             Ok((heard, pod))
         }
         Place::Cluster(access) => runtime()?.block_on(async {
             let cluster = access.connect().await?;
             let pod = whose(&cluster.default_namespace);
-            let path = iam::path(pod.as_deref());
+            let path = path(pod.as_deref());
             let question = |mut line: Line| {
                 let path = path.clone();
-                async move { put::<NodeRoles>(&mut line, &path).await }
+                async move { put::<T>(&mut line, &path).await }
             };
             let (fleet, asked) = ask_fleet(&cluster, limit, question).await?;
             Ok((iam::Heard::everywhere(asked, &fleet.missing), pod))

@@ -2,10 +2,14 @@
 //!
 //! It prints what agents say ([`NodeRoles`]) and decides nothing itself. A pod that no agent knows is a negative answer only if every agent was heard.
 
+pub mod audit;
+pub mod cache;
+
 use std::fmt::Write as _;
 use std::io::Write;
 
 use anyhow::Result;
+use serde::Serialize;
 use serde_json::json;
 
 use super::API_VERSION;
@@ -26,8 +30,8 @@ pub fn path(pod: Option<&str>) -> String {
 
 /// What was heard.
 #[derive(Clone, Debug)]
-pub struct Heard {
-    documents: Vec<NodeRoles>,
+pub struct Heard<T> {
+    documents: Vec<T>,
     failures: Vec<(String, Failure)>,
     /// Nodes that are to have an agent and have none.
     without: usize,
@@ -35,10 +39,10 @@ pub struct Heard {
     cluster: bool,
 }
 
-impl Heard {
+impl<T> Heard<T> {
     /// Of this node's agent.
     #[must_use]
-    pub fn here(document: NodeRoles) -> Self {
+    pub fn here(document: T) -> Self {
         Self {
             documents: vec![document],
             failures: Vec::new(),
@@ -49,7 +53,7 @@ impl Heard {
 
     /// Of a cluster's agents.
     #[must_use]
-    pub fn everywhere(asked: Vec<Asked<NodeRoles>>, missing: &Missing) -> Self {
+    pub fn everywhere(asked: Vec<Asked<T>>, missing: &Missing) -> Self {
         let mut heard = Self {
             documents: Vec::new(),
             failures: Vec::new(),
@@ -69,20 +73,28 @@ impl Heard {
         self.failures.is_empty() && self.without == 0
     }
 
-    fn keep(&mut self, wanted: impl Fn(&RoleStatus) -> bool) {
-        for document in &mut self.documents {
-            document.items.retain(&wanted);
+    /// What is said of those that were not heard.
+    fn unheard(&self) -> String {
+        let mut notes = String::new();
+        for (node, failure) in &self.failures {
+            let Failure {
+                code, what, why, ..
+            } = failure;
+            let _ = writeln!(notes, "! {node}: {code} {what}: {why}");
         }
+        if self.without > 0 {
+            let _ = writeln!(notes, "! nodes without an agent: {}", self.without);
+        }
+        notes
     }
 
-    fn is_empty(&self) -> bool {
-        let mut documents = self.documents.iter();
-        documents.all(|document| document.items.is_empty())
-    }
-
-    fn print(&self, json: bool, out: &mut dyn Write) -> Result<()> {
+    /// Prints what was heard, `text` of it if it is for people.
+    fn print(&self, json: bool, text: &str, out: &mut dyn Write) -> Result<()>
+    where
+        T: Serialize,
+    {
         let text = match (json, self.documents.as_slice()) {
-            (false, _) => self.text(),
+            (false, _) => text.to_owned() + &self.unheard(),
             (true, [document]) if !self.cluster => serde_json::to_string_pretty(document)? + "\n",
             (true, documents) => {
                 let failures = self.failures.iter();
@@ -95,6 +107,28 @@ impl Heard {
         };
         out.write_all(text.as_bytes())?;
         Ok(())
+    }
+
+    /// The exit code of an answer that has no other.
+    fn code(&self) -> u8 {
+        if self.is_complete() {
+            exit::DONE
+        } else {
+            exit::UNREACHABLE
+        }
+    }
+}
+
+impl Heard<NodeRoles> {
+    fn keep(&mut self, wanted: impl Fn(&RoleStatus) -> bool) {
+        for document in &mut self.documents {
+            document.items.retain(&wanted);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let mut documents = self.documents.iter();
+        documents.all(|document| document.items.is_empty())
     }
 
     fn text(&self) -> String {
@@ -116,15 +150,6 @@ impl Heard {
                 let _ = writeln!(notes, "! {}: {problem}", document.node);
             }
         }
-        for (node, failure) in &self.failures {
-            let Failure {
-                code, what, why, ..
-            } = failure;
-            let _ = writeln!(notes, "! {node}: {code} {what}: {why}");
-        }
-        if self.without > 0 {
-            let _ = writeln!(notes, "! nodes without an agent: {}", self.without);
-        }
         if self.is_empty() {
             notes
         } else {
@@ -134,7 +159,12 @@ impl Heard {
 }
 
 /// Prints the role of one pod, or of all. Exit code 4 if an agent could not be asked.
-pub fn whoami(heard: &Heard, pod: Option<&str>, json: bool, out: &mut dyn Write) -> Result<u8> {
+pub fn whoami(
+    heard: &Heard<NodeRoles>,
+    pod: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<u8> {
     if let (Some(pod), true) = (pod, heard.is_empty()) {
         return Err(match heard.failures.first() {
             Some((_, failure)) => failure.clone(),
@@ -142,7 +172,7 @@ pub fn whoami(heard: &Heard, pod: Option<&str>, json: bool, out: &mut dyn Write)
         }
         .into());
     }
-    heard.print(json, out)?;
+    heard.print(json, &heard.text(), out)?;
     // One pod is at one node: whoever else did not answer had nothing to say of it.
     Ok(if pod.is_some() || heard.is_complete() {
         exit::DONE
@@ -152,9 +182,9 @@ pub fn whoami(heard: &Heard, pod: Option<&str>, json: bool, out: &mut dyn Write)
 }
 
 /// Prints the pods of which something is wrong. Exit code 1 if there is one, 4 if there is none but an agent could not be asked.
-pub fn check(mut heard: Heard, json: bool, out: &mut dyn Write) -> Result<u8> {
+pub fn check(mut heard: Heard<NodeRoles>, json: bool, out: &mut dyn Write) -> Result<u8> {
     heard.keep(|role| role.state == "refused" || !role.malformed.is_empty());
-    heard.print(json, out)?;
+    heard.print(json, &heard.text(), out)?;
     Ok(if !heard.is_empty() {
         exit::NEGATIVE
     } else if heard.is_complete() {
@@ -164,7 +194,7 @@ pub fn check(mut heard: Heard, json: bool, out: &mut dyn Write) -> Result<u8> {
     })
 }
 
-fn unknown(pod: &str, heard: &Heard) -> Failure {
+fn unknown(pod: &str, heard: &Heard<NodeRoles>) -> Failure {
     let (why, todo) = if heard.without > 0 {
         (
             format!("nodes without an agent: {}", heard.without),

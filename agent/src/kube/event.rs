@@ -1,9 +1,10 @@
-//! Denials as Kubernetes events on the pods they happened to: whoever may not look at nodes or agents can look at these.
+//! What happened to pods as Kubernetes events on them: whoever may not look at nodes or agents can look at these.
 //!
 //! One series for each pod, peer and reason; a repetition is counted, and the count written once a minute. What a hostile pod can make of it is bounded:
 //!
-//! 1. at most 1024 series are remembered, the rest is left to log and counters;
-//! 2. new ones are made out of a bucket of 25 that refills by one in ten seconds.
+//! 1. at most 1024 series are remembered, the rest is left to log, records and counters;
+//! 2. new ones are made out of a bucket of 25 that refills by one in ten seconds;
+//! 3. of those that a pod makes by asking for credentials and metadata, one a minute for each reason.
 //!
 //! An event that cannot be written is gone: nothing waits for it, and no verdict depends on it.
 
@@ -21,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::flowlog::Denial;
 
-/// Denials that wait for the writer; more are left to log and counters.
+/// What waits for the writer; more is left to log, records and counters.
 pub const QUEUE: usize = 256;
 
 const SERIES: usize = 1024;
@@ -31,13 +32,68 @@ const REFILL: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_mins(10);
 
+/// Between two new series of a pod and a reason, where they are paced.
+const PACE: Duration = Duration::from_mins(1);
+
+/// Something that happened to a pod, for its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// A word in capitals, as `kubectl get events` shows it.
+    pub reason: &'static str,
+    /// Whether it is a warning.
+    pub warns: bool,
+    /// What was done.
+    pub action: &'static str,
+    /// The same in a sentence.
+    pub note: String,
+    /// What tells it from others of its reason.
+    pub series: String,
+    /// Whether a minute has to pass before another series of its reason.
+    pub paced: bool,
+}
+
+impl From<Denial> for Notice {
+    fn from(denial: Denial) -> Self {
+        let by = if denial.policy.is_empty() {
+            String::new()
+        } else {
+            format!(" by {}", denial.policy)
+        };
+        let way = if denial.egress { "to" } else { "from" };
+        let direction = if denial.egress { "egress" } else { "ingress" };
+        Self {
+            reason: if denial.reason == "metadata-guard" {
+                "MetadataBlocked"
+            } else {
+                "PolicyDenied"
+            },
+            warns: true,
+            action: "Deny",
+            note: format!(
+                "denied {direction} {way} {} {}/{}: {}{by}",
+                denial.peer, denial.port, denial.protocol, denial.reason
+            ),
+            series: format!("{} {direction} {}", denial.reason, denial.peer),
+            paced: false,
+            namespace: denial.namespace,
+            pod: denial.pod,
+            uid: denial.uid,
+        }
+    }
+}
+
 /// What tells one series from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SeriesKey {
     uid: String,
     reason: &'static str,
-    egress: bool,
-    peer: String,
+    series: String,
 }
 
 #[derive(Debug)]
@@ -46,6 +102,7 @@ struct Series {
     name: String,
     count: u32,
     written: u32,
+    made: Instant,
     last: Instant,
 }
 
@@ -63,16 +120,16 @@ enum Write {
     },
 }
 
-/// Writes events until nobody reports denials any more.
-pub async fn run(client: Client, node: String, mut denials: mpsc::Receiver<Denial>) {
+/// Writes events until nobody reports anything any more.
+pub async fn run(client: Client, node: String, mut notices: mpsc::Receiver<Notice>) {
     let mut book = Book::new(node);
     let mut tick = tokio::time::interval(WRITE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut logged: Option<Instant> = None;
     loop {
         let writes = tokio::select! {
-            denial = denials.recv() => match denial {
-                Some(denial) => book.note(&denial, Instant::now(), Timestamp::now()).into_iter().collect(),
+            notice = notices.recv() => match notice {
+                Some(notice) => book.note(&notice, Instant::now(), Timestamp::now()).into_iter().collect(),
                 None => return,
             },
             _ = tick.tick() => book.counts(Instant::now()),
@@ -113,27 +170,29 @@ impl Book {
         }
     }
 
-    /// The event to make, if the denial is the first of its kind.
-    fn note(&mut self, denial: &Denial, now: Instant, time: Timestamp) -> Option<Write> {
+    /// The event to make, if it is the first of its kind.
+    fn note(&mut self, notice: &Notice, now: Instant, time: Timestamp) -> Option<Write> {
         let key = SeriesKey {
-            uid: denial.uid.clone(),
-            reason: denial.reason,
-            egress: denial.egress,
-            peer: denial.peer.clone(),
+            uid: notice.uid.clone(),
+            reason: notice.reason,
+            series: notice.series.clone(),
         };
         if let Some(series) = self.series.get_mut(&key) {
             series.count = series.count.saturating_add(1);
             series.last = now;
             return None;
         }
-        if self.series.len() >= SERIES || !self.take(now) {
+        if self.series.len() >= SERIES
+            || (notice.paced && self.is_too_soon(&key, now))
+            || !self.take(now)
+        {
             return None;
         }
         // Names are unique in the namespace: the time makes them so, and the count tells two of one instant apart.
         let nanos = time.as_nanosecond() as u64;
-        let name = format!("{}.{nanos:x}{:x}", denial.pod, self.tokens);
-        let event = event(denial, &name, &self.node, time);
-        let namespace = denial.namespace.clone();
+        let name = format!("{}.{nanos:x}{:x}", notice.pod, self.tokens);
+        let event = event(notice, &name, &self.node, time);
+        let namespace = notice.namespace.clone();
         self.series.insert(
             key,
             Series {
@@ -141,10 +200,23 @@ impl Book {
                 name,
                 count: 1,
                 written: 1,
+                made: now,
                 last: now,
             },
         );
         Some(Write::Create { namespace, event })
+    }
+
+    /// Whether the pod had another event with this reason a moment ago.
+    fn is_too_soon(&self, key: &SeriesKey, now: Instant) -> bool {
+        let first = SeriesKey {
+            series: String::new(),
+            ..key.clone()
+        };
+        self.series
+            .range(first..)
+            .take_while(|(known, _)| known.uid == key.uid && known.reason == key.reason)
+            .any(|(_, series)| now.duration_since(series.made) < PACE)
     }
 
     /// Counts that grew, and the end of what is over.
@@ -188,33 +260,31 @@ impl Book {
     }
 }
 
-fn event(denial: &Denial, name: &str, node: &str, time: Timestamp) -> Value {
-    let guard = denial.reason == "metadata-guard";
-    let by = if denial.policy.is_empty() {
-        String::new()
-    } else {
-        format!(" by {}", denial.policy)
-    };
-    let way = if denial.egress { "to" } else { "from" };
-    let direction = if denial.egress { "egress" } else { "ingress" };
-    let mut note = format!(
-        "denied {direction} {way} {} {}/{}: {}{by}",
-        denial.peer, denial.port, denial.protocol, denial.reason
-    );
+fn event(notice: &Notice, name: &str, node: &str, time: Timestamp) -> Value {
+    let Notice {
+        namespace,
+        pod,
+        uid,
+        reason,
+        warns,
+        action,
+        note,
+        ..
+    } = notice;
     // The API server takes 1 KiB.
-    note.truncate(note.floor_char_boundary(1000));
+    let note = &note[..note.floor_char_boundary(1000)];
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": denial.namespace},
+        "metadata": {"name": name, "namespace": namespace},
         "eventTime": format!("{time:.6}"),
         "reportingController": "portcullis.dev/agent",
         "reportingInstance": node,
-        "action": "Deny",
-        "reason": if guard { "MetadataBlocked" } else { "PolicyDenied" },
-        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": denial.namespace, "name": denial.pod, "uid": denial.uid},
+        "action": action,
+        "reason": reason,
+        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid},
         "note": note,
-        "type": "Warning",
+        "type": if *warns { "Warning" } else { "Normal" },
     })
 }
 
@@ -246,7 +316,11 @@ async fn send(client: &Client, write: &Write) -> kube::Result<()> {
 mod tests {
     use super::*;
 
-    fn denial(peer: &str) -> Denial {
+    fn denial(peer: &str) -> Notice {
+        denied(peer, "NetworkPolicy shop/lockdown").into()
+    }
+
+    fn denied(peer: &str, policy: &str) -> Denial {
         Denial {
             namespace: "shop".to_owned(),
             pod: "web".to_owned(),
@@ -256,7 +330,17 @@ mod tests {
             port: "5432".to_owned(),
             protocol: "tcp".to_owned(),
             reason: "default-deny",
-            policy: "NetworkPolicy shop/lockdown".to_owned(),
+            policy: policy.to_owned(),
+        }
+    }
+
+    fn paced(reason: &'static str, note: &str) -> Notice {
+        Notice {
+            reason,
+            note: note.to_owned(),
+            series: note.to_owned(),
+            paced: true,
+            ..denial("x")
         }
     }
 
@@ -316,12 +400,35 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_makes_one_event_a_minute_of_a_reason_whatever_it_asks_for() {
+        let mut book = Book::new("n1".to_owned());
+        let start = Instant::now();
+        let mut made = Vec::new();
+        for second in 0..150_u64 {
+            let now = start + Duration::from_secs(second);
+            let notice = paced("MetadataBlocked", &format!("/path/{second}"));
+            if book.note(&notice, now, Timestamp::UNIX_EPOCH).is_some() {
+                made.push(second);
+            }
+        }
+        assert_eq!(made, [0, 60, 120]);
+        let later = start + Duration::from_secs(150);
+        let mut is_made =
+            |notice: &Notice| book.note(notice, later, Timestamp::UNIX_EPOCH).is_some();
+        assert!(is_made(&paced("RoleDenied", "another reason")));
+        let other = Notice {
+            uid: "u2".to_owned(),
+            ..paced("MetadataBlocked", "another pod")
+        };
+        assert!(is_made(&other));
+        // A repetition is counted, and is no event.
+        assert!(!is_made(&other));
+    }
+
     #[test]
     fn long_names_fit_into_an_event() {
-        let long = Denial {
-            policy: "ä".repeat(2000),
-            ..denial("x")
-        };
+        let long = denied("x", &"ä".repeat(2000)).into();
         let event = event(&long, "n", "n1", Timestamp::UNIX_EPOCH);
         assert!(event["note"].as_str().expect("it has a note").len() <= 1000);
     }

@@ -9,7 +9,7 @@ use super::Node;
 use super::report::lacks;
 use crate::kube::Kind;
 use crate::report::{NodeRoles, PodStatus, RoleStatus};
-use crate::world::Services;
+use crate::world::{PodRoles, Services};
 
 /// The node's objects at one moment. Explaining from them takes its time, which is not the world task's.
 #[derive(Clone, Debug)]
@@ -56,6 +56,12 @@ impl Node {
             missing,
             revision: self.revision,
         }
+    }
+
+    /// What is decided of the roles of this node's pods. Cheap.
+    #[must_use]
+    pub fn role_decisions(&self) -> PodRoles {
+        self.world.roles()
     }
 
     /// The roles of this node's pods.

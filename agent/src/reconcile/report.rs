@@ -10,7 +10,9 @@ use portcullis_common::reason;
 
 use super::Node;
 use crate::endpoint::EndpointBinding;
-use crate::report::{DropCount, EndpointStatus, FeedStatus, MapFill, NodeStatus, RefusedObject};
+use crate::report::{
+    DropCount, EndpointStatus, FeedStatus, MapFill, NodeStatus, RefusedObject, RoleCount,
+};
 
 impl Node {
     /// Whether everything known is in force and every live local pod with addresses has its interface.
@@ -221,6 +223,16 @@ impl Node {
             apply_errors: self.apply_errors,
             map_writes: self.map_writes,
             last_apply_ms: self.last_apply_ms,
+            role_decisions: self
+                .world
+                .role_counts()
+                .iter()
+                .map(|((result, reason), count)| RoleCount {
+                    result: (*result).to_owned(),
+                    reason: (*reason).to_owned(),
+                    count: *count,
+                })
+                .collect(),
         }
     }
 

@@ -23,12 +23,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::asked::Responder;
 use super::host::{HostPods, Table};
 use super::listeners::Listeners;
 use super::origin::Origins;
+use crate::audit::Audit;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
 use crate::kube::token::TokenMaker;
@@ -56,6 +57,8 @@ pub struct Link {
     pub uid: u32,
     /// Who asks the responder about itself.
     pub asked: Responder,
+    /// Who keeps its records.
+    pub audit: Audit,
 }
 
 /// Pods by attachment; none where none is known.
@@ -155,14 +158,20 @@ impl Link {
             match serde_json::from_slice(&line) {
                 Ok(FromResponder::Origin { id, peer, service }) => {
                     let origin = self.whose.ask(&self.lookup.borrow(), peer, service);
+                    if let Some(origin) = &origin {
+                        self.audit.met(origin);
+                    }
                     if origin.is_some() {
                         out.send(FromAgent::Origin { id, origin }).await?;
                         continue;
                     }
                     let (whose, lookup) = (Arc::clone(&self.whose), self.lookup.clone());
-                    let out = out.clone();
+                    let (out, audit) = (out.clone(), self.audit.clone());
                     waits.spawn(async move {
                         let origin = whose.wait(lookup, peer, service).await;
+                        if let Some(origin) = &origin {
+                            audit.met(origin);
+                        }
                         // The link may be gone.
                         let _ = out.send(FromAgent::Origin { id, origin }).await;
                     });
@@ -185,7 +194,7 @@ impl Link {
                     });
                 }
                 Ok(FromResponder::Told { id, told }) => self.asked.hear(id, told),
-                Ok(FromResponder::Record { record }) => debug!(?record, "Recorded"),
+                Ok(FromResponder::Record { record }) => self.audit.take(*record),
                 Err(_) => bail!("it said something that no responder says"),
             }
         }

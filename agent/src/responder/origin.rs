@@ -49,6 +49,7 @@ impl Origins {
     }
 
     /// The record of a connection from the host network. It stays until [`forget`](Self::forget).
+    #[must_use]
     pub fn of_host(&self, peer: SocketAddr, service: u16) -> Option<(OriginKey, Origin)> {
         let (slot, way) = (HOST_SLOT, peer.port() % HOST_ORIGINS as u16);
         self.find(OriginKey { slot, way }, peer, service)

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use portcullis_imds::facts::Wanted;
 use portcullis_imds::role::{
-    self, Annotations, Asked, Decision, Malformed, decide, imds_v1_allowed,
+    self, Annotations, Asked, Decision, Malformed, Outcome, decide, imds_v1_allowed,
 };
 
 use super::by_name::ByName;
@@ -63,6 +63,8 @@ pub(super) struct Roles {
     touched: BTreeSet<String>,
     decided: PodRoles,
     generation: u64,
+    /// Decisions made, by what came of them and why.
+    counts: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// A service account, as it is known.
@@ -93,6 +95,12 @@ impl World {
     #[must_use]
     pub fn roles_generation(&self) -> u64 {
         self.roles.generation
+    }
+
+    /// Decisions made since the start, by result and reason. One that comes out as before is none.
+    #[must_use]
+    pub fn role_counts(&self) -> &BTreeMap<(&'static str, &'static str), u64> {
+        &self.roles.counts
     }
 
     /// Whether everything that roles are decided from has been listed completely.
@@ -204,6 +212,9 @@ impl World {
                 Arc::new(self.roles.decide(pod, exists, synced))
             });
             if self.roles.decided.get(&uid) != now.as_ref() {
+                if let Some(role) = &now {
+                    *self.roles.counts.entry(words(&role.decision)).or_default() += 1;
+                }
                 set(Arc::make_mut(&mut self.roles.decided), &uid, now);
                 changed = true;
             }
@@ -290,6 +301,19 @@ impl Roles {
                 .unwrap_or_default(),
             malformed,
         }
+    }
+}
+
+/// A decision as result and reason: why there is none, else which line of the precedence table decided.
+fn words(decision: &Decision) -> (&'static str, &'static str) {
+    match &decision.outcome {
+        Outcome::Role(_) if decision.would_deny().is_some() => {
+            ("would_deny", decision.source.as_str())
+        }
+        Outcome::Role(_) => ("role", decision.source.as_str()),
+        Outcome::Nobody => ("none", decision.source.as_str()),
+        Outcome::Refused(refusal) => ("refused", refusal.reason().as_str()),
+        Outcome::Undecided(waiting) => ("undecided", waiting.as_str()),
     }
 }
 

@@ -20,6 +20,9 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Projected, Self::TokenRequest, Self::AssumeRole];
+
     /// Which restrictions hold for it.
     #[must_use]
     pub const fn kind(self) -> Kind {
