@@ -59,6 +59,8 @@ pub struct Observed {
     pub interfaces: BTreeMap<u32, Interface>,
     /// The node's own addresses, link-local ones too, loopback's not.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Whether the CNI leaves records on this node, or did: an interface without one is then of a pod that is being wired.
+    pub has_records: bool,
 }
 
 /// One interface of the node.
@@ -100,7 +102,9 @@ impl Observed {
         records: impl IntoIterator<Item = &'a Arc<CniRecord>>,
     ) -> Self {
         let mut newest: BTreeMap<&str, &Arc<CniRecord>> = BTreeMap::new();
+        let mut has_records = false;
         for record in records {
+            has_records = true;
             let Some(name) = &record.host_interface else {
                 continue;
             };
@@ -149,6 +153,7 @@ impl Observed {
         Self {
             interfaces: interfaces.collect(),
             node_addresses: table.node_addresses(),
+            has_records,
         }
     }
 
@@ -207,8 +212,10 @@ pub async fn observe(
         watch,
         cache: CniCache::new(cni_directory),
         own,
+        had_records: false,
     };
     observer.rescan();
+    observer.had_records = observer.view().has_records;
     let (sender, receiver) = watch::channel(Arc::new(observer.view()));
     let task = tokio::spawn(async move { observer.run(&sender).await });
     Ok((receiver, task))
@@ -219,6 +226,8 @@ struct Observer {
     watch: Option<DirectoryWatch>,
     cache: CniCache,
     own: BTreeSet<IpAddr>,
+    /// Between two pods there may be none.
+    had_records: bool,
 }
 
 impl Observer {
@@ -226,6 +235,7 @@ impl Observer {
         let mut view = Observed::assemble(self.monitor.table(), self.cache.records());
         view.node_addresses
             .retain(|address| !self.own.contains(address));
+        view.has_records |= self.had_records;
         view
     }
 
@@ -248,6 +258,7 @@ impl Observer {
                 () = sender.closed() => return,
             }
             let view = self.view();
+            self.had_records = view.has_records;
             sender.send_if_modified(|known| {
                 let changed = **known != view;
                 if changed {

@@ -12,6 +12,7 @@ use portcullis_imds::role::Outcome;
 use super::Node;
 use crate::dataplane::names::uid_digest;
 use crate::endpoint::cgroup::PodCgroup;
+use crate::endpoint::resolve::{EndpointBinding, Evidence};
 use crate::world::PodRole;
 
 /// All of them.
@@ -39,7 +40,7 @@ impl Node {
     pub fn callers(&self) -> Callers {
         let roles = self.world.roles();
         let pods = self.bindings.iter().map(|binding| {
-            let uid = binding.uid.as_ref();
+            let uid = binding.uid.as_ref().filter(|_| self.is_sure_of(binding));
             let pod = uid
                 .and_then(|uid| roles.get(uid))
                 .map(|role| Arc::new(self.caller(role)));
@@ -61,6 +62,13 @@ impl Node {
     #[must_use]
     pub fn pods_cgroup(&self) -> Option<PodCgroup> {
         self.cgroup.as_ref().ok().cloned()
+    }
+
+    /// Whether an interface is of the pod that it is bound to, and not merely of one that has its address. While a pod is being wired, the address may still be
+    /// that of its predecessor's object: policy is told apart by address anyway, but keys would be another's. Where the CNI leaves no records there is nothing
+    /// better to go by.
+    fn is_sure_of(&self, binding: &EndpointBinding) -> bool {
+        binding.evidence == Evidence::Cni || !self.observed.has_records
     }
 
     fn caller(&self, role: &PodRole) -> Pod {

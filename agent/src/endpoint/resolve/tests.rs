@@ -91,6 +91,7 @@ fn observed(
     Observed {
         interfaces: interfaces.collect(),
         node_addresses: BTreeSet::new(),
+        has_records: false,
     }
 }
 
