@@ -10,17 +10,21 @@
 //! | `responder` | the responder's process |
 //! | `road` | the way from the responder to STS, with a delay |
 //! | `sdk` | real clients, run in pods |
+//! | `starter` | first processes of pods, which ask at once |
 //! | `talk` | requests by hand, on connections that are kept |
 
 pub mod moto;
 pub mod responder;
 pub mod road;
 pub mod sdk;
+pub mod starter;
 pub mod talk;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use portcullis_lab::AgentOptions;
 use portcullis_lab::client::{self, HttpAnswer};
 
 use crate::scene::{Pod, SOON, Scene, ip};
@@ -76,14 +80,32 @@ impl Cloud {
     /// The same with more options of the agent.
     #[must_use]
     pub fn up_with(test: &str, pods: &[Pod], options: &[&str]) -> Self {
+        let (directory, agent) = Self::prepare(test, options);
+        Self::around(Scene::up_with(test, pods, NAMESPACE, agent), directory)
+    }
+
+    /// The same without listeners in the pods, for those who come and go by the hundred.
+    #[must_use]
+    pub fn quiet(test: &str, pods: &[Pod], options: &[&str]) -> Self {
+        let (directory, agent) = Self::prepare(test, options);
+        let scene = Scene::start(test, pods, NAMESPACE, agent);
+        scene.settle();
+        Self::around(scene, directory)
+    }
+
+    fn prepare(test: &str, options: &[&str]) -> (PathBuf, impl FnOnce(&mut AgentOptions)) {
         let directory = responder::directory(test);
-        let socket = directory.join("agent.sock");
-        let scene = Scene::up_with(test, pods, NAMESPACE, |agent| {
-            let words = ["--source", "assume-role", "--base-role-arn", BASE];
-            agent.extra.extend(words.map(Into::into));
-            agent.extra.extend(options.iter().map(Into::into));
-            agent.extra.extend(["--responder".into(), socket.into()]);
-        });
+        let words = ["--source", "assume-role", "--base-role-arn", BASE];
+        let mut extra: Vec<OsString> = words
+            .into_iter()
+            .chain(options.iter().copied())
+            .map(Into::into)
+            .collect();
+        extra.extend(["--responder".into(), directory.join("agent.sock").into()]);
+        (directory, move |agent| agent.extra.extend(extra))
+    }
+
+    fn around(scene: Scene, directory: PathBuf) -> Self {
         let sts = Moto::start(scene.lab.node());
         let road = Road::to(scene.lab.node(), moto::PORT);
         let responder = Responder::start(&scene, &directory, &road.url());

@@ -73,7 +73,7 @@ fn ends_cleanly(client: Client, key: &str, found: &Found) {
 }
 
 #[test]
-fn each_sdk_gets_the_keys_of_its_pod_at_the_true_addresses_i5() {
+fn i5_each_sdk_gets_the_keys_of_its_pod_at_the_true_addresses() {
     let cloud = Cloud::up("sdk-own", &pods());
     for client in all() {
         for name in ["web", "db"] {

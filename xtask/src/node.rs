@@ -14,7 +14,7 @@ use crate::layout::{self, Layout};
 use crate::setup;
 
 /// The oldest that the SDK runs on.
-const OLDEST: u32 = 18;
+const OLDEST: u32 = 20;
 
 /// Finds or makes them: the folder `node_modules`.
 pub(crate) fn ready(layout: &Layout) -> Result<PathBuf> {

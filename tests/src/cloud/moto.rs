@@ -53,6 +53,17 @@ impl Moto {
         wait_until("moto answers", SOON * 3, || {
             client::http(node, at, "GET", "/moto-api/", &[], SOON).is_ok()
         });
+        // The first call loads half of it, and takes longer than pods may wait.
+        let first = "/?Action=AssumeRole&Version=2011-06-15&RoleArn=arn:aws:iam::123456789012:role/first&RoleSessionName=first";
+        let answer = client::http(
+            node,
+            at,
+            "GET",
+            first,
+            &[("Host", "sts.amazonaws.com")],
+            SOON * 3,
+        );
+        assert_eq!(answer.expect("moto answers").status, 200);
         Self {
             child,
             oracle: Oracle::start(node).into(),

@@ -102,7 +102,7 @@ impl Client {
         command.args(arguments).env_clear();
         command
             .env("HOME", std::env::temp_dir())
-            .env("PATH", "/usr/bin:/bin:/usr/local/bin")
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(environment.iter().copied());
         if self.is_js() {
             command.env("NODE_PATH", node_modules());

@@ -35,7 +35,8 @@ impl Talk {
     fn over(stream: TcpStream, to: IpAddr, patience: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
-        let host = match to {
+        // A mapped address stands for the IPv4 one.
+        let host = match to.to_canonical() {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
