@@ -17,7 +17,7 @@ pub use ask::{
     PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
 pub use iam::{AuditArgs, IamArgs, IamCommand, WhoamiArgs};
-pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs};
+pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs, SourceArg};
 use value::{duration, service_account};
 
 /// Guards the pods of a node: metadata guard and network policy in eBPF.
@@ -36,6 +36,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// Answer pods' metadata requests: a container of its own beside the agent's
     Responder(ResponderArgs),
+    /// Read pods' projected tokens for the agent: a container of its own with `CAP_DAC_READ_SEARCH`
+    TokenReader(TokenReaderArgs),
     /// The questions.
     #[command(flatten)]
     Ask(Ask),
@@ -122,9 +124,12 @@ pub struct AgentArgs {
     /// Write audit records to this file too, a JSON object on each line
     #[arg(long, value_name = "PATH")]
     pub audit_log: Option<PathBuf>,
-    /// How pods' credentials are got
-    #[arg(long, value_enum, default_value_t = SourceArg::Tokenrequest)]
-    pub source: SourceArg,
+    /// Ask the token reader here for pods' projected tokens [default: there is none, and the source projected is left out]
+    #[arg(long, value_name = "SOCKET")]
+    pub token_reader: Option<PathBuf>,
+    /// The uid that the token reader runs with
+    #[arg(long, value_name = "UID", default_value_t = 0)]
+    pub token_reader_uid: u32,
     /// The uid that the responder runs with: nobody else gets its sockets
     #[arg(long, value_name = "UID", default_value_t = 65532)]
     pub responder_uid: u32,
@@ -153,15 +158,6 @@ pub struct UpstreamArgs {
     pub metadata_endpoint: Endpoint,
 }
 
-/// `--source`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SourceArg {
-    /// A token of the pod's service account, made by the API server, then `AssumeRoleWithWebIdentity`
-    Tokenrequest,
-    /// `AssumeRole` with the responder's own credentials, as kube2iam does
-    AssumeRole,
-}
-
 /// `portcullis responder`.
 #[derive(Debug, Args)]
 pub struct ResponderArgs {
@@ -187,12 +183,56 @@ pub struct ResponderArgs {
     /// STS elsewhere
     #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
     pub sts_endpoint: Option<String>,
+    /// Which pods share a session: none, those of a service account, or those with one role
+    #[arg(long, value_enum, default_value_t = ScopeArg::Pod)]
+    pub session_scope: ScopeArg,
+    /// Tag sessions with cluster, namespace, service account and pod (sources chained and assume-role; trust policies have to allow `sts:TagSession`)
+    #[arg(long)]
+    pub session_tags: bool,
+    /// Set the source identity of sessions to their name (the same sources; trust policies have to allow `sts:SetSourceIdentity`)
+    #[arg(long)]
+    pub source_identity: bool,
+    /// Name of the cluster, for session names and tags, and for the source eks-auth
+    #[arg(long, env = "CLUSTER_NAME", value_name = "NAME")]
+    pub cluster_name: Option<String>,
+    /// Name of this node, for the names of sessions that pods with one role share [default: host name]
+    #[arg(long, env = "NODE_NAME")]
+    pub node: Option<String>,
     /// A name beside the addresses that `Host` may say (repeatable)
     #[arg(long, value_name = "NAME")]
     pub extra_host: Vec<String>,
     /// Answer without session tokens where the agent says that the pod may do without
     #[arg(long)]
     pub imds_v1: bool,
+}
+
+/// `--session-scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// Each pod has its own
+    Pod,
+    /// Pods of one service account share one
+    Serviceaccount,
+    /// Pods with one role share one; by web identity those of one service account
+    Role,
+}
+
+/// `portcullis token-reader`.
+#[derive(Debug, Args)]
+pub struct TokenReaderArgs {
+    /// Where the agent asks
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/portcullis-responder/token-reader.sock"
+    )]
+    pub socket: PathBuf,
+    /// The kubelet's directory of pods: a host path, mounted read-only with `mountPropagation: HostToContainer`
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/pods")]
+    pub pods_dir: PathBuf,
+    /// The uid that the agent runs with: nobody else is answered
+    #[arg(long, value_name = "UID", default_value_t = 0)]
+    pub agent_uid: u32,
 }
 
 /// `--unknown-pod`.

@@ -24,4 +24,5 @@ pub mod secrecy;
 pub mod settings;
 #[cfg(feature = "lab")]
 pub mod test_run;
+pub mod token_reader;
 pub mod world;

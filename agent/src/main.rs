@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use portcullis::cli::{
-    self, AgentArgs, Cli, Command, PlaceArgs, ResponderArgs, SourceArg, UnknownPodArg,
+    self, AgentArgs, Cli, Command, PlaceArgs, ResponderArgs, ScopeArg, TokenReaderArgs,
+    UnknownPodArg,
 };
 use portcullis::commands::ask::{self, runtime};
 use portcullis::commands::place::Place;
@@ -17,8 +18,9 @@ use portcullis::failure::{self, Failure};
 use portcullis::pipe::UnlessClosed;
 use portcullis::responder::process;
 use portcullis::settings::{Roles, Settings, UnknownPod};
-use portcullis::{bridge, commands, run, secrecy};
-use portcullis_imds::cache::SourceKind;
+use portcullis::token_reader::Reader;
+use portcullis::{bridge, commands, run, secrecy, token_reader as reader};
+use portcullis_imds::cache::{Scope, Sessions};
 use portcullis_imds::respond::ImdsV1;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::FilterFn;
@@ -66,6 +68,7 @@ fn dispatch(command: Command, plugin: bool, out: &mut dyn io::Write) -> Result<u
     match command {
         Command::Agent(arguments) => agent(arguments),
         Command::Responder(arguments) => responder(arguments),
+        Command::TokenReader(arguments) => token_reader(arguments),
         Command::Ask(question) => ask::ask(question, plugin, out),
         Command::Uninstall(arguments) => {
             let code = uninstall::uninstall(&arguments.pins.bpffs, arguments.yes, out)?;
@@ -100,18 +103,11 @@ fn bridge(socket: Option<PathBuf>) -> Result<u8> {
 fn agent(arguments: AgentArgs) -> Result<u8> {
     log_to_stderr();
     secrecy::seal()?;
-    let node = match arguments.node {
-        Some(node) => node,
-        None => nix::sys::utsname::uname()
-            .context("asking for the host name")?
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
-    };
-    let source = match arguments.source {
-        SourceArg::Tokenrequest => SourceKind::TokenRequest,
-        SourceArg::AssumeRole => SourceKind::AssumeRole,
-    };
+    let node = node(arguments.node)?;
+    let mut roles = Roles::try_from(arguments.roles)?;
+    if arguments.token_reader.is_none() {
+        roles = roles.without_projected()?;
+    }
     let settings = Settings {
         node,
         manifests: arguments.manifests,
@@ -125,11 +121,11 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
         responder: arguments.responder,
         audit_log: arguments.audit_log,
         responder_uid: arguments.responder_uid,
-        source,
-        roles: Roles {
-            kind: source.kind(),
-            ..arguments.roles.try_into()?
-        },
+        token_reader: arguments.token_reader.map(|socket| Reader {
+            socket,
+            uid: arguments.token_reader_uid,
+        }),
+        roles,
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,
@@ -141,6 +137,15 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
     commands::preflight(&settings)?;
     runtime()?.block_on(run::run(settings))?;
     Ok(failure::exit::DONE)
+}
+
+/// The name that was given, else the host's.
+fn node(given: Option<String>) -> Result<String> {
+    if let Some(node) = given {
+        return Ok(node);
+    }
+    let system = nix::sys::utsname::uname().context("asking for the host name")?;
+    Ok(system.nodename().to_string_lossy().into_owned())
 }
 
 fn responder(arguments: ResponderArgs) -> Result<u8> {
@@ -159,12 +164,35 @@ fn responder(arguments: ResponderArgs) -> Result<u8> {
         } else {
             ImdsV1::Deny
         },
+        sessions: Sessions {
+            scope: match arguments.session_scope {
+                ScopeArg::Pod => Scope::Pod,
+                ScopeArg::Serviceaccount => Scope::ServiceAccount,
+                ScopeArg::Role => Scope::Role,
+            },
+            tags: arguments.session_tags,
+            source_identity: arguments.source_identity,
+            cluster: arguments.cluster_name.filter(|name| !name.is_empty()),
+            node: node(arguments.node)?,
+        },
         extra_hosts: arguments.extra_host,
         own: word("AWS_ACCESS_KEY_ID")
             .zip(word("AWS_SECRET_ACCESS_KEY"))
             .map(|(id, secret)| (id, secret, word("AWS_SESSION_TOKEN"))),
     };
     runtime()?.block_on(process::run(settings))?;
+    Ok(failure::exit::DONE)
+}
+
+fn token_reader(arguments: TokenReaderArgs) -> Result<u8> {
+    log_to_stderr();
+    secrecy::seal()?;
+    let settings = reader::Settings {
+        socket: arguments.socket,
+        pods: arguments.pods_dir,
+        agent_uid: arguments.agent_uid,
+    };
+    runtime()?.block_on(reader::run(settings))?;
     Ok(failure::exit::DONE)
 }
 

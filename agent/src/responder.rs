@@ -13,3 +13,4 @@ pub mod link;
 pub mod listeners;
 pub mod origin;
 pub mod process;
+pub mod tokens;

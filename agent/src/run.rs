@@ -24,6 +24,7 @@ use crate::responder::asked::Responder;
 use crate::responder::host::HostPods;
 use crate::responder::link::{self, Link, Whose};
 use crate::responder::listeners;
+use crate::responder::tokens::TokenSource;
 use crate::settings::Settings;
 
 /// How often connections that are gone are collected.
@@ -71,7 +72,11 @@ pub async fn run(settings: Settings) -> Result<()> {
     tasks.spawn(flowlog::run(events, lookups, notices));
     if let Some(path) = settings.responder.clone() {
         let (origins, lookup) = (node.origins()?, lookup.subscribe());
-        let (callers, tokens) = (callers.subscribe(), feed_tokens);
+        let callers = callers.subscribe();
+        let tokens = Arc::new(TokenSource {
+            maker: feed_tokens,
+            reader: settings.token_reader.clone(),
+        });
         let (owner, uid) = (this_owner()?, settings.responder_uid);
         let (asks, audit) = (asks.clone(), audit.clone());
         let host = HostPods::new(node.pods_cgroup());

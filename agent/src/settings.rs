@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis_imds::cache::SourceKind;
 pub use roles::Roles;
+
+use crate::token_reader::Reader;
 
 /// Everything that `portcullis agent` can be told.
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ pub struct Settings {
     pub responder: Option<PathBuf>,
     /// Where audit records are written to as JSON lines; kept in memory alone if absent.
     pub audit_log: Option<PathBuf>,
-    /// How pods' credentials are got.
-    pub source: SourceKind,
+    /// Who reads pods' projected tokens; nobody if absent.
+    pub token_reader: Option<Reader>,
     /// The uid that the responder runs with.
     pub responder_uid: u32,
     /// How roles are decided.

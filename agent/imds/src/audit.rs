@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 pub use book::{Book, QUEUE, Served};
 pub use target::{LONGEST_PATH, Target};
 
-use crate::cache::{Fault, Key, SourceKind};
+use crate::cache::{Fault, Key};
 use crate::caller::Attachment;
 use crate::credentials::{Credentials, Found};
 use crate::listener::Surface;
 use crate::metrics::{Class, ImdsVersion};
 use crate::reason::Reason;
+use crate::role::SourceKind;
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,8 +199,8 @@ pub struct SourceFault {
 /// How a pod gets its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {
-    /// Where they are from.
-    pub kind: SourceKind,
+    /// Where they are from; of several ways the one that is tried first.
+    pub kind: Option<SourceKind>,
     /// The session's name.
     pub session_name: String,
     /// How many other pods have the same.
@@ -213,6 +214,7 @@ impl Credential {
         Self {
             access_key_id: Some(keys.access_key_id.clone()),
             expiration: Some(keys.expiration),
+            kind: Some(keys.source),
             sts_request_id: keys.request_id.clone(),
             ..Self::without(way, cache)
         }
@@ -225,7 +227,7 @@ impl Credential {
             access_key_id: None,
             expiration: None,
             session_name: way.as_ref().map(|way| way.session_name.clone()),
-            kind: way.as_ref().map(|way| way.kind),
+            kind: way.as_ref().and_then(|way| way.kind),
             cache,
             sts_request_id: None,
             shared_with: way.map(|way| way.shared_with),
@@ -236,17 +238,23 @@ impl Credential {
 impl Record {
     /// The source gave newer keys.
     #[must_use]
-    pub fn refreshed(key: &Key, keys: &Credentials, leases: usize, at: Timestamp) -> Self {
+    pub fn refreshed(
+        key: &Key,
+        pod_uid: &str,
+        keys: &Credentials,
+        leases: usize,
+        at: Timestamp,
+    ) -> Self {
         let way = way_of(key, leases);
         Self {
             credential: Some(Credential::of(keys, Some(way), None)),
-            ..Self::of_key(Event::Refreshed, key, at)
+            ..Self::of_pod(Event::Refreshed, pod_uid, at)
         }
     }
 
     /// The source gave none.
     #[must_use]
-    pub fn failed(key: &Key, fault: &Fault, leases: usize, at: Timestamp) -> Self {
+    pub fn failed(key: &Key, pod_uid: &str, fault: &Fault, leases: usize, at: Timestamp) -> Self {
         let way = way_of(key, leases);
         Self {
             credential: Some(Credential::without(Some(way), None)),
@@ -254,15 +262,15 @@ impl Record {
                 class: fault.class.as_str().to_owned(),
                 code: fault.code.clone(),
             }),
-            ..Self::of_key(Event::Failed, key, at)
+            ..Self::of_pod(Event::Failed, pod_uid, at)
         }
     }
 
-    fn of_key(event: Event, key: &Key, at: Timestamp) -> Self {
+    fn of_pod(event: Event, pod_uid: &str, at: Timestamp) -> Self {
         Self {
             at,
             event,
-            whose: Whose::Pod(key.owner.pod_uid.clone()),
+            whose: Whose::Pod(pod_uid.to_owned()),
             src_ip: None,
             request: None,
             reason: None,
@@ -283,7 +291,7 @@ impl Record {
 #[must_use]
 pub fn way_of(key: &Key, leases: usize) -> Way {
     Way {
-        kind: key.source,
+        kind: key.sources.first().copied(),
         session_name: key.session_name.clone(),
         shared_with: leases.saturating_sub(1) as u64,
     }

@@ -27,11 +27,12 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 pub use fault::{Class, Class as FaultClass, Fault};
-pub use key::{Endpoints, Key, Owner, SourceKind};
+pub use key::{Endpoints, Key, Owner, Scope, Sessions};
 
 use crate::audit::{Book, Record};
 use crate::credentials::{ASSUME_ROLE_UNAUTHORIZED, Credentials, Fetched, Found, Outcome};
 use crate::metrics::Metrics;
+use crate::role::SourceKind;
 use keeper::{Keeper, State};
 use limit::Limits;
 
@@ -43,8 +44,12 @@ const PREFETCHES: usize = 8;
 
 /// Where credentials come from.
 pub trait Source: Send + Sync + 'static {
-    /// Fetches new credentials. May take as long as it needs: it runs in a task of its own.
-    fn fetch(&self, key: &Key) -> impl Future<Output = Result<Credentials, Fault>> + Send;
+    /// Fetches new credentials, with the token of one of the live pods that share them. May take as long as it needs: it runs in a task of its own.
+    fn fetch(
+        &self,
+        key: &Key,
+        owner: &Owner,
+    ) -> impl Future<Output = Result<Credentials, Fault>> + Send;
 }
 
 /// The time of day, and chance: what tests choose for themselves.
@@ -87,10 +92,14 @@ struct Observer {
 }
 
 struct Entry {
-    leases: usize,
+    /// The live pods that use it, once for each lease. The keeper asks in the name of the first.
+    owners: Owners,
     line: Line,
     keeper: AbortHandle,
 }
+
+/// Pods, shared with a keeper.
+type Owners = Arc<Mutex<Vec<Owner>>>;
 
 /// Between a keeper and those who ask it.
 #[derive(Clone)]
@@ -139,6 +148,7 @@ impl Bell {
 pub struct Lease<S: Source> {
     shared: Arc<Shared<S>>,
     key: Key,
+    owner: Owner,
     line: Line,
 }
 
@@ -147,6 +157,8 @@ pub struct Lease<S: Source> {
 pub struct Summary {
     /// Whose.
     pub key: Key,
+    /// The way in which its keys were got, else the one that is tried first.
+    pub source: Option<SourceKind>,
     /// Live pods that use it.
     pub leases: usize,
     /// When its keys end, if it has any.
@@ -179,23 +191,32 @@ impl<S: Source> Cache<S> {
         let _ = self.shared.observer.set(Observer { book, metrics });
     }
 
-    /// Claims a key's credentials for a live pod. With `prefetch` they are fetched at once, else when somebody asks.
+    /// Claims a key's credentials for a live pod, their owner. With `prefetch` they are fetched at once, else when somebody asks.
     #[must_use]
-    pub fn hold(&self, key: &Key, prefetch: bool) -> Lease<S> {
+    pub fn hold(&self, key: &Key, owner: &Owner, prefetch: bool) -> Lease<S> {
         let mut entries = self.shared.entries();
-        let entry = entries.entry(key.clone()).or_insert_with(|| {
-            let (line, keeper) = Keeper::new(Arc::clone(&self.shared), key.clone(), prefetch);
-            Entry {
-                leases: 0,
-                line,
-                keeper: tokio::spawn(keeper.run()).abort_handle(),
-            }
-        });
-        entry.leases += 1;
+        let entry = entries
+            .entry(key.clone())
+            .and_modify(|entry| lock(&entry.owners).push(owner.clone()))
+            .or_insert_with(|| {
+                let owners: Owners = Arc::new(Mutex::new(vec![owner.clone()]));
+                let (line, keeper) = Keeper::new(
+                    Arc::clone(&self.shared),
+                    key.clone(),
+                    Arc::clone(&owners),
+                    prefetch,
+                );
+                Entry {
+                    owners,
+                    line,
+                    keeper: tokio::spawn(keeper.run()).abort_handle(),
+                }
+            });
         Lease {
             line: entry.line.clone(),
             shared: Arc::clone(&self.shared),
             key: key.clone(),
+            owner: owner.clone(),
         }
     }
 
@@ -214,7 +235,12 @@ impl<S: Source> Cache<S> {
             let state = entry.line.state.borrow();
             Summary {
                 key: key.clone(),
-                leases: entry.leases,
+                source: state
+                    .credentials
+                    .as_ref()
+                    .map(|keys| keys.source)
+                    .or_else(|| key.sources.first().copied()),
+                leases: lock(&entry.owners).len(),
                 expiration: state.credentials.as_ref().map(|keys| keys.expiration),
                 access_key_id: state
                     .credentials
@@ -229,32 +255,40 @@ impl<S: Source> Cache<S> {
 
 impl<S> Shared<S> {
     fn holders(&self, key: &Key) -> usize {
-        self.entries().get(key).map_or(0, |entry| entry.leases)
+        self.entries()
+            .get(key)
+            .map_or(0, |entry| lock(&entry.owners).len())
     }
 
     /// Tells how a fetch went.
-    fn tell(&self, key: &Key, renews: bool, result: Result<&Credentials, &Fault>) {
+    fn tell(&self, key: &Key, owner: &Owner, renews: bool, result: Result<&Credentials, &Fault>) {
         let Some(Observer { book, metrics }) = self.observer.get() else {
             return;
         };
         let (now, leases) = ((self.world.now)(), self.holders(key));
         match result {
-            Ok(keys) if renews => book.note(Record::refreshed(key, keys, leases, now)),
+            Ok(keys) if renews => {
+                book.note(Record::refreshed(key, &owner.pod_uid, keys, leases, now));
+            }
             // Handing them out is told by whoever does.
             Ok(_) => {}
             Err(fault) => {
                 if renews {
                     metrics.refresh_failed(fault.class);
                 }
-                book.note(Record::failed(key, fault, leases, now));
+                book.note(Record::failed(key, &owner.pod_uid, fault, leases, now));
             }
         }
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
-        // Nothing panics while it holds the lock; if it did, a map of counts and handles is still one.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these; if it did, a map of handles and a list of pods still are what they were.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: Source> Lease<S> {
@@ -305,8 +339,13 @@ impl<S: Source> Drop for Lease<S> {
     fn drop(&mut self) {
         let mut entries = self.shared.entries();
         if let Some(entry) = entries.get_mut(&self.key) {
-            entry.leases -= 1;
-            if entry.leases == 0 {
+            let mut owners = lock(&entry.owners);
+            if let Some(at) = owners.iter().position(|owner| *owner == self.owner) {
+                owners.remove(at);
+            }
+            let unused = owners.is_empty();
+            drop(owners);
+            if unused {
                 entry.keeper.abort();
                 entries.remove(&self.key);
             }
@@ -326,7 +365,12 @@ impl Fault {
                 code: self.code.clone(),
                 message: self.message.clone(),
             },
-            Class::BadToken | Class::Throttled | Class::Network => Outcome::Transient,
+            Class::NoAssociation => Outcome::Nothing {
+                message: self.message.clone(),
+            },
+            Class::NoToken | Class::BadToken | Class::Throttled | Class::Network => {
+                Outcome::Transient
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
 
 /// What STS calls a role that it does not let this pod have, as real instance metadata words it.
@@ -31,6 +32,10 @@ pub struct Credentials {
     pub account_id: String,
     /// The number under which AWS knows the call.
     pub request_id: Option<String>,
+    /// The way in which they were got.
+    pub source: SourceKind,
+    /// The role, where nobody but AWS knew it before.
+    pub role: Option<RoleArn>,
 }
 
 /// What came of asking for a role's keys.
@@ -43,6 +48,11 @@ pub enum Outcome {
         /// [`ASSUME_ROLE_UNAUTHORIZED`] where STS denies the role.
         code: String,
         /// What the pod is told. Nothing of others in it.
+        message: String,
+    },
+    /// There is no role after all.
+    Nothing {
+        /// Why. Nothing of others in it.
         message: String,
     },
     /// Not now.
@@ -181,6 +191,8 @@ mod tests {
             last_updated: "2026-11-22T22:59:59.5Z".parse().expect("a time"),
             account_id: "123456789012".to_owned(),
             request_id: None,
+            source: SourceKind::TokenRequest,
+            role: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! objects of a pod -> role (who it is to AWS, or why nobody)
 //! connection -> origin -> request -> respond -> one write
-//! role -> cache -> source (web identity, classic) -> STS
+//! role -> cache -> sources (web identity, chained, classic) -> STS
 //! ```
 //! It knows neither Kubernetes types nor kernel maps. `agent/src/kube` reads annotations into `role`'s words; the agent says whose a
 //! connection is.
@@ -15,6 +15,7 @@ pub mod cache;
 pub mod caller;
 pub mod credentials;
 pub mod facts;
+pub mod jwt;
 pub mod link;
 pub mod listener;
 pub mod metrics;
@@ -27,6 +28,7 @@ pub mod role;
 pub mod route;
 pub mod secret;
 pub mod server;
+pub mod sources;
 pub mod sts;
 pub mod token;
 pub mod upstream;

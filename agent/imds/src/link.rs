@@ -20,11 +20,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Record;
-use crate::cache::{Fault, Owner, SourceKind, Summary};
+use crate::cache::{Fault, Owner, Summary};
 use crate::caller::Attachment;
 use crate::facts::Wanted;
 use crate::metrics::Snapshot;
-use crate::role::Grant;
+use crate::role::{Grant, SourceKind};
 use crate::secret::Secret;
 
 /// No line is longer: whoever sends one is not the other side.
@@ -105,6 +105,8 @@ pub enum FromResponder {
         pod_uid: String,
         /// Whom it is for.
         audience: String,
+        /// The way that needs it.
+        source: SourceKind,
     },
     /// What was handed out or refused.
     Record {
@@ -145,10 +147,10 @@ pub const PART: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CacheEntry {
-    /// ARN of the role.
-    pub role: String,
+    /// ARN of the role; none if associations say which.
+    pub role: Option<String>,
     /// Where its keys are from.
-    pub source: SourceKind,
+    pub source: Option<SourceKind>,
     /// Who is asked for them.
     pub endpoint: String,
     /// The session's name.
@@ -178,6 +180,7 @@ impl From<Summary> for CacheEntry {
     fn from(summary: Summary) -> Self {
         let Summary {
             key,
+            source,
             leases,
             expiration,
             access_key_id,
@@ -188,8 +191,8 @@ impl From<Summary> for CacheEntry {
             message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
         }
         Self {
-            role: key.role,
-            source: key.source,
+            role: key.role.as_ref().map(ToString::to_string),
+            source,
             endpoint: key.endpoint,
             session_name: key.session_name,
             audience: key.audience,
@@ -227,11 +230,11 @@ pub enum Assigned {
     Undecided,
     /// A role, and the way to its credentials.
     Role {
-        /// The way.
-        source: SourceKind,
-        /// The role, and what STS is told with it.
+        /// The role, the ways to its credentials, and what STS is told with it.
         grant: Box<Grant>,
     },
+    /// Nothing names one: the cluster's associations (EKS Pod Identity) are asked.
+    Association,
     /// No role, and why. Shown to the pod.
     None {
         /// In a sentence.

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use tokio::sync::watch;
 
 use crate::audit::Way;
-use crate::caller::{Attachment, Caller, Role};
+use crate::caller::{Attachment, Caller};
 use crate::credentials::Fetched;
 use crate::listener::Service;
 use crate::respond::Proof;
+use crate::role::RoleArn;
 
 /// The kernel's word on whose a connection is.
 pub trait Origins: Send + Sync + 'static {
@@ -40,7 +41,7 @@ pub trait Vault: Send + Sync + 'static {
     fn credentials(
         &self,
         attachment: Attachment,
-        role: &Role,
+        role: &RoleArn,
     ) -> impl Future<Output = Fetched> + Send;
 
     /// How the pod behind `attachment` gets its keys, for records. Asked when there is one to make, not with every request.

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::caller::{Assigned, Attachment, Caller, Pod, Role};
+use crate::caller::{Assigned, Attachment, Caller, Pod};
 use crate::credentials::{Outcome, utc};
 use crate::facts;
 use crate::listener::Surface;
@@ -14,6 +14,7 @@ use crate::metrics::{Class, ImdsVersion};
 use crate::reason::Reason;
 use crate::request::{Field, Method, Request};
 use crate::response::{Extra, Response};
+use crate::role::RoleArn;
 use crate::route::Route;
 use crate::token::{self, Keys};
 
@@ -73,7 +74,7 @@ pub enum Answer<'a> {
     /// Have this web-identity token checked and ask again.
     Prove(&'a str),
     /// Get the role's keys and [`issue`] them.
-    Fetch(&'a Role),
+    Fetch(&'a RoleArn),
 }
 
 /// What a request is about, for counters.
@@ -135,6 +136,9 @@ pub fn issue(surface: Surface, outcome: &Outcome, now: Timestamp) -> Response {
         },
         (Outcome::Denied { code, message }, Surface::Ecs | Surface::Eks) => {
             Response::error(Reason::RoleDenied, code, message)
+        }
+        (Outcome::Nothing { message }, _) => {
+            Response::refuse_because(surface, Reason::NoRole, message)
         }
         (Outcome::Transient, _) => Response::refuse(surface, Reason::SourceFailing),
     }
@@ -216,7 +220,7 @@ impl<'a> Situation<'a> {
         }
     }
 
-    fn role(&self, pod: &'a Pod) -> Result<&'a Role, Response> {
+    fn role(&self, pod: &'a Pod) -> Result<&'a RoleArn, Response> {
         let (reason, why) = match &pod.role {
             Assigned::Role(role) => return Ok(role),
             Assigned::None(why) => (Reason::NoRole, why),
@@ -303,7 +307,7 @@ fn web_identity(value: &str) -> Option<&str> {
     (token.split('.').all(is_part) && parts == 3).then_some(token)
 }
 
-fn info(role: &Role, now: Timestamp) -> Response {
+fn info(role: &RoleArn, now: Timestamp) -> Response {
     json(&serde_json::json!({
         "Code": "Success",
         "LastUpdated": utc(now),

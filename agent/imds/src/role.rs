@@ -4,8 +4,7 @@
 //! annotations -> Reader -> Pod, `ServiceAccount`, Namespace -\
 //!                                         settings --------+-> decide -> Decision
 //! ```
-//! Pure functions: no clock, no I/O, no Kubernetes type. Nothing here knows where credentials come from but for `Kind`, which of the two ways it
-//! is asked about.
+//! Pure functions: no clock, no I/O, no Kubernetes type. Of where credentials come from nothing is known here but which ways can carry what.
 //!
 //! Invariant: a value that is refused or malformed ends the search. It never falls through to a weaker line, so that a mistake in an annotation
 //! cannot give a pod the role of somebody else.
@@ -21,10 +20,11 @@ mod reader;
 mod refusal;
 mod restriction;
 mod session;
+mod source;
 
 pub use arn::{ArnError, RoleArn};
 pub use base::{BaseArn, ResolveError, resolve};
-pub use decide::{Asked, Discovered, Kind, Settings, decide};
+pub use decide::{Asked, Discovered, Settings, decide};
 pub use decision::{Decision, Grant, Outcome, Source, Waiting, WebIdentity};
 pub use imds_v1::{Access, Imdsv1, imds_v1_allowed};
 pub use malformed::{Malformed, Problem};
@@ -33,3 +33,4 @@ pub use pattern::{Format, Pattern, PatternError, Scope};
 pub use reader::{Annotations, Keys, Reader};
 pub use refusal::{Reason, Refusal};
 pub use restriction::{Require, Restriction, Restrictions};
+pub use source::SourceKind;

@@ -1,8 +1,8 @@
 //! AWS STS, by the SDK: one pooled client, an endpoint for each region, two operations.
 //!
 //! ```text
-//! projected, tokenrequest   token of the pod's service account -> AssumeRoleWithWebIdentity, unsigned
-//! assume-role               credentials of the node or agent   -> AssumeRole, signed
+//! token of the pod's service account                      -> AssumeRoleWithWebIdentity, unsigned
+//! credentials of the node, the agent or a chain's first   -> AssumeRole, signed
 //! ```
 //! The SDK's own chains are not used: they would ask the metadata service. Nothing here retries for longer than [`WHOLE`]; the cache does.
 
@@ -12,7 +12,10 @@ use std::time::Duration;
 use aws_sdk_sts::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
 use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
-use aws_sdk_sts::config::{BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient};
+use aws_sdk_sts::config::{
+    BehaviorVersion, Credentials as SdkCredentials, Region, SharedCredentialsProvider,
+    SharedHttpClient,
+};
 use aws_sdk_sts::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::RequestId;
 use aws_sdk_sts::types::{PolicyDescriptorType, Tag};
@@ -22,9 +25,10 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::cache::{Class, Fault, Key, Owner, Source, SourceKind};
+use crate::cache::{Class, Fault, Key};
 use crate::credentials::Credentials;
 use crate::metrics::{Metrics, Operation};
+use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
 
 /// One call, retries included.
@@ -37,19 +41,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// The least that is the maximum of every role, and the most that a chained one may have.
 const SESSION_SECS: i32 = 3600;
 
-/// Who has tokens of service accounts.
-pub trait Tokens: Send + Sync + 'static {
-    /// A token of the owner's service account, bound to its pod, for this audience. Never an old one: tokens rotate.
-    fn token(
-        &self,
-        owner: &Owner,
-        audience: &str,
-    ) -> impl Future<Output = Result<Secret, Fault>> + Send;
-}
-
 /// STS.
-pub struct Sts<T> {
-    tokens: T,
+pub struct Sts {
     /// Whose credentials sign `AssumeRole`.
     own: Option<SharedCredentialsProvider>,
     region: String,
@@ -84,15 +77,15 @@ pub async fn endpoint(region: &str, regional: bool) -> Result<String, NoEndpoint
     Ok(endpoint.url().to_owned())
 }
 
-impl<T: Tokens> Sts<T> {
+impl Sts {
     /// A client that signs for `region`, with `own` credentials if there are any.
     #[must_use]
-    pub fn new(tokens: T, region: &str, own: Option<SharedCredentialsProvider>) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+    pub fn new(
+        region: &str,
+        own: Option<SharedCredentialsProvider>,
+        http: SharedHttpClient,
+    ) -> Self {
         Self {
-            tokens,
             own,
             region: region.to_owned(),
             http,
@@ -108,7 +101,7 @@ impl<T: Tokens> Sts<T> {
     }
 
     /// The same connections for each client: the pool is the HTTP client's.
-    fn client(&self, endpoint: &str) -> Client {
+    fn client(&self, endpoint: &str, signer: Option<SharedCredentialsProvider>) -> Client {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT)
             .operation_timeout(WHOLE)
@@ -123,23 +116,28 @@ impl<T: Tokens> Sts<T> {
             .http_client(self.http.clone())
             .timeout_config(timeouts)
             .retry_config(retries);
-        config.set_credentials_provider(self.own.clone());
+        config.set_credentials_provider(signer);
         Client::from_conf(config.build())
     }
 
-    async fn by_web_identity(&self, key: &Key) -> Result<Credentials, Fault> {
-        let audience = key.audience.as_deref().unwrap_or("sts.amazonaws.com");
-        let token = self.tokens.token(&key.owner, audience).await?;
+    /// `AssumeRoleWithWebIdentity`, unsigned. Policies reduce the `last` session of a chain alone: the first has to be able to take the second's role.
+    pub(crate) async fn web_identity(
+        &self,
+        key: &Key,
+        role: &RoleArn,
+        token: &Secret,
+        last: bool,
+    ) -> Result<Credentials, Fault> {
         let asked = Timestamp::now();
         let call = self
-            .client(&key.endpoint)
+            .client(&key.endpoint, None)
             .assume_role_with_web_identity()
-            .role_arn(&key.role)
+            .role_arn(role.as_str())
             .role_session_name(&key.session_name)
             .web_identity_token(token.expose())
             .duration_seconds(SESSION_SECS)
-            .set_policy(key.policy.clone())
-            .set_policy_arns(policies(key))
+            .set_policy(key.policy.clone().filter(|_| last))
+            .set_policy_arns(policies(key).filter(|_| last))
             .send();
         let answer = self
             .metrics
@@ -147,10 +145,20 @@ impl<T: Tokens> Sts<T> {
             .await
             .map_err(|error| fault(&error))?;
         let id = answer.request_id().map(str::to_owned);
-        credentials(key, asked, answer.credentials, id)
+        credentials(role, asked, answer.credentials, id)
     }
 
-    async fn by_own_credentials(&self, key: &Key) -> Result<Credentials, Fault> {
+    /// `AssumeRole`, signed with the credentials of a chain's `first` role, or with our own.
+    pub(crate) async fn assume_role(
+        &self,
+        key: &Key,
+        role: &RoleArn,
+        first: Option<&Credentials>,
+    ) -> Result<Credentials, Fault> {
+        let signer = first.map_or_else(
+            || self.own.clone(),
+            |first| Some(SharedCredentialsProvider::new(signer(first))),
+        );
         let asked = Timestamp::now();
         let tags = key.tags.iter().map(|(name, value)| {
             Tag::builder()
@@ -165,12 +173,13 @@ impl<T: Tokens> Sts<T> {
         });
         let tags: Vec<Tag> = tags.collect::<Result<_, _>>()?;
         let call = self
-            .client(&key.endpoint)
+            .client(&key.endpoint, signer)
             .assume_role()
-            .role_arn(&key.role)
+            .role_arn(role.as_str())
             .role_session_name(&key.session_name)
             .duration_seconds(SESSION_SECS)
             .set_external_id(key.external_id.clone())
+            .set_source_identity(key.source_identity.clone())
             .set_policy(key.policy.clone())
             .set_policy_arns(policies(key))
             .set_tags((!tags.is_empty()).then_some(tags))
@@ -181,17 +190,26 @@ impl<T: Tokens> Sts<T> {
             .await
             .map_err(|error| fault(&error))?;
         let id = answer.request_id().map(str::to_owned);
-        credentials(key, asked, answer.credentials, id)
+        credentials(role, asked, answer.credentials, id)
     }
 }
 
-impl<T: Tokens> Source for Sts<T> {
-    async fn fetch(&self, key: &Key) -> Result<Credentials, Fault> {
-        match key.source {
-            SourceKind::Projected | SourceKind::TokenRequest => self.by_web_identity(key).await,
-            SourceKind::AssumeRole => self.by_own_credentials(key).await,
-        }
-    }
+/// The pooled HTTP client that all requests to AWS share.
+#[must_use]
+pub fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}
+
+fn signer(first: &Credentials) -> SdkCredentials {
+    SdkCredentials::new(
+        &first.access_key_id,
+        first.secret_access_key.expose(),
+        Some(first.token.expose().to_owned()),
+        Some(first.expiration.into()),
+        "chain",
+    )
 }
 
 fn policies(key: &Key) -> Option<Vec<PolicyDescriptorType>> {
@@ -203,7 +221,7 @@ fn policies(key: &Key) -> Option<Vec<PolicyDescriptorType>> {
 }
 
 fn credentials(
-    key: &Key,
+    role: &RoleArn,
     asked: Timestamp,
     answer: Option<aws_sdk_sts::types::Credentials>,
     request_id: Option<String>,
@@ -225,8 +243,10 @@ fn credentials(
         token: Secret::new(answer.session_token),
         expiration,
         last_updated: asked,
-        account_id: key.role.split(':').nth(4).unwrap_or_default().to_owned(),
+        account_id: role.account().to_owned(),
         request_id,
+        source: SourceKind::AssumeRole,
+        role: None,
     })
 }
 

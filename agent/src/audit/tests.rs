@@ -10,7 +10,7 @@ use portcullis_imds::listener::Surface;
 use portcullis_imds::metrics::{Class, ImdsVersion};
 use portcullis_imds::reason::Reason;
 use portcullis_imds::role::{
-    Decision, Grant, Mode, Outcome, Refusal, Restriction, RoleArn, Source,
+    Decision, Grant, Mode, Outcome, Refusal, Restriction, RoleArn, Source, SourceKind,
 };
 
 use super::*;
@@ -28,7 +28,9 @@ fn arn() -> RoleArn {
 
 fn grant() -> Outcome {
     Outcome::Role(Box::new(Grant {
+        sources: vec![SourceKind::TokenRequest],
         role: arn(),
+        through: None,
         external_id: None,
         session_name: None,
         session_policy: None,
@@ -49,6 +51,7 @@ fn role(uid: &str, outcome: Outcome, restriction: Restriction) -> Arc<PodRole> {
             source: Source::Pod,
             restriction,
             mode: Mode::Enforce,
+            association: false,
         },
         imds_v1: false,
         metadata_paths: std::collections::BTreeSet::new(),

@@ -6,13 +6,22 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Metadata and roles")]
 pub struct RoleArgs {
+    /// How pods' credentials are got: those that a pod is offered are tried in this order
+    #[arg(
+        long,
+        value_enum,
+        value_name = "KIND,...",
+        value_delimiter = ',',
+        default_value = "projected,tokenrequest"
+    )]
+    pub source: Vec<SourceArg>,
     /// What stands before role names that are no ARN: `arn:aws:iam::ACCOUNT:role/` [default: they are refused]
     #[arg(long, value_name = "ARN")]
     pub base_role_arn: Option<String>,
     /// The role of pods for which neither pod, service account nor namespace names one: an ARN, or a name behind the base ARN [default: none]
     #[arg(long, value_name = "ROLE")]
     pub default_role: Option<String>,
-    /// Whether a namespace has to name the roles that its pods may have; without a value: required [default: required where the agent or the node assumes roles, if-present for web identity]
+    /// Whether a namespace has to name the roles that its pods may have; without a value: required [default: required with the source assume-role, else if-present]
     #[arg(
         long,
         value_enum,
@@ -39,6 +48,21 @@ pub struct RoleArgs {
     /// Who may ask for metadata without a session token (`IMDSv1`)
     #[arg(long = "imds-v1", value_enum, default_value_t = Imdsv1Arg::Deny)]
     pub imds_v1: Imdsv1Arg,
+}
+
+/// `--source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceArg {
+    /// The pod's own projected token, by the token reader, then `AssumeRoleWithWebIdentity`
+    Projected,
+    /// A token of the pod's service account, made by the API server, then the same
+    Tokenrequest,
+    /// The service account's role by either token, then `AssumeRole` into the pod's role
+    Chained,
+    /// `AssumeRole` with the responder's own credentials, as kube2iam does
+    AssumeRole,
+    /// `AssumeRoleForPodIdentity`: associations of EKS
+    EksAuth,
 }
 
 /// `--namespace-restrictions`.

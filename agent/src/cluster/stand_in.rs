@@ -205,7 +205,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         responder: None,
         audit_log: None,
         responder_uid: 65532,
-        source: portcullis_imds::cache::SourceKind::TokenRequest,
+        token_reader: None,
         roles: Roles::default(),
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,

@@ -149,6 +149,8 @@ pub struct Pod {
     pub static_uid: Option<Box<str>>,
     /// Ports of the node that lead to the pod; none for hostNetwork pods, whose ports are the node's own.
     pub host_ports: Box<[HostPort]>,
+    /// Audiences of the service account tokens that its volumes hold. Tokens for the API server itself have none here.
+    pub tokens: Box<[Box<str>]>,
 }
 
 impl Pod {

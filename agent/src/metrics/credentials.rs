@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use portcullis_imds::cache::{FaultClass, SourceKind};
+use portcullis_imds::cache::FaultClass;
 use portcullis_imds::credentials::Found;
 use portcullis_imds::metrics::{
     BOUNDS, CODES, Class, ImdsVersion, Operation, PathClass, STATUSES, Seen, Snapshot, UpstreamCode,
 };
 use portcullis_imds::reason::Reason;
 use portcullis_imds::role;
+use portcullis_imds::role::SourceKind;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};

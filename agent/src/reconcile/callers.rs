@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portcullis_common::abi::Owner as Mark;
-use portcullis_imds::cache::{Owner, SourceKind};
+use portcullis_imds::cache::Owner;
 use portcullis_imds::caller::Attachment;
 use portcullis_imds::link::{Assigned, Pod};
-use portcullis_imds::role::Outcome;
+use portcullis_imds::role::{Decision, Outcome};
 
 use super::Node;
 use crate::dataplane::names::uid_digest;
@@ -43,14 +43,14 @@ impl Node {
             let uid = binding.uid.as_ref().filter(|_| self.is_sure_of(binding));
             let pod = uid
                 .and_then(|uid| roles.get(uid))
-                .map(|role| Arc::new(self.caller(role)));
+                .map(|role| Arc::new(caller(role)));
             (attachment(&self.dataplane.owner, binding.ifindex), pod)
         });
         let host = self.world.local_pods().filter_map(|pod| {
             let workload = &pod.workload;
             let role = roles.get(&workload.uid)?;
             let is_here = workload.host_network && !workload.finished;
-            is_here.then(|| (workload.uid.clone(), Arc::new(self.caller(role))))
+            is_here.then(|| (workload.uid.clone(), Arc::new(caller(role))))
         });
         Callers {
             interfaces: pods.collect(),
@@ -70,40 +70,34 @@ impl Node {
     fn is_sure_of(&self, binding: &EndpointBinding) -> bool {
         binding.evidence == Evidence::Cni || !self.observed.has_records
     }
+}
 
-    fn caller(&self, role: &PodRole) -> Pod {
-        Pod {
-            owner: Owner {
-                namespace: role.namespace.clone(),
-                service_account: role.service_account.clone(),
-                service_account_uid: role.service_account_uid.clone().unwrap_or_default(),
-                pod: role.name.clone(),
-                pod_uid: role.uid.clone(),
-            },
-            assigned: assigned(&role.decision.outcome, self.settings.source),
-            imds_v1: role.imds_v1,
-            metadata_paths: role.metadata_paths.clone(),
-        }
+fn caller(role: &PodRole) -> Pod {
+    Pod {
+        owner: Owner {
+            namespace: role.namespace.clone(),
+            service_account: role.service_account.clone(),
+            service_account_uid: role.service_account_uid.clone().unwrap_or_default(),
+            pod: role.name.clone(),
+            pod_uid: role.uid.clone(),
+        },
+        assigned: assigned(&role.decision),
+        imds_v1: role.imds_v1,
+        metadata_paths: role.metadata_paths.clone(),
     }
 }
 
-fn assigned(outcome: &Outcome, source: SourceKind) -> Assigned {
-    match outcome {
+fn assigned(decision: &Decision) -> Assigned {
+    match &decision.outcome {
         Outcome::Undecided(_) => Assigned::Undecided,
+        Outcome::Nobody if decision.association => Assigned::Association,
         Outcome::Nobody => Assigned::None {
             why: "this pod has no role".to_owned(),
         },
         Outcome::Refused(refusal) => Assigned::Refused {
             why: refusal.to_string(),
         },
-        // It has no parameter for it: dropped, the role would be another one.
-        Outcome::Role(grant) if grant.external_id.is_some() && source != SourceKind::AssumeRole => {
-            Assigned::Refused {
-                why: "an external id needs the source assume-role".to_owned(),
-            }
-        }
         Outcome::Role(grant) => Assigned::Role {
-            source,
             grant: grant.clone(),
         },
     }

@@ -35,10 +35,12 @@ pub struct RoleStatus {
     pub service_account: String,
     /// Uid of that account, if it is known.
     pub service_account_uid: Option<String>,
-    /// `role`, `none`, `refused`, `undecided`.
+    /// `role`, `none`, `association` (the cluster's associations are asked), `refused`, `undecided`.
     pub state: String,
     /// ARN of the role that it has.
     pub role: Option<String>,
+    /// The ways to its credentials that it is offered, in the order in which they are tried.
+    pub credential_sources: Vec<String>,
     /// The line of the precedence table that decided.
     pub source: String,
     /// Why it is refused, or what it waits for: a word of a closed list.
@@ -72,9 +74,11 @@ impl RoleStatus {
             source,
             restriction,
             mode,
+            association,
         } = &role.decision;
         let (state, reason, message) = match outcome {
             Outcome::Role(_) => ("role", None, None),
+            Outcome::Nobody if *association => ("association", None, None),
             Outcome::Nobody => ("none", None, None),
             Outcome::Refused(refusal) => (
                 "refused",
@@ -106,6 +110,12 @@ impl RoleStatus {
             service_account_uid: role.service_account_uid.clone(),
             state: state.to_owned(),
             role: grant.map(|grant| grant.role.as_str().to_owned()),
+            credential_sources: grant
+                .map(|grant| grant.sources.as_slice())
+                .unwrap_or_default()
+                .iter()
+                .map(|source| source.as_str().to_owned())
+                .collect(),
             source: source.as_str().to_owned(),
             reason: reason.map(str::to_owned),
             message,

@@ -14,9 +14,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use portcullis_common::abi::Owner as Mark;
-use portcullis_imds::cache::{Owner, SourceKind};
+use portcullis_imds::cache::Owner;
 use portcullis_imds::caller::Attachment;
-use portcullis_imds::link::{Assigned, FromAgent, FromResponder, LINE, Origin, Pod};
+use portcullis_imds::link::{FromAgent, FromResponder, LINE, Origin, Pod};
+use portcullis_imds::role::SourceKind;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -29,10 +30,10 @@ use super::asked::Responder;
 use super::host::{HostPods, Table};
 use super::listeners::Listeners;
 use super::origin::Origins;
+use super::tokens::{TokenSource, needs};
 use crate::audit::Audit;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
-use crate::kube::token::TokenMaker;
 use crate::reconcile::{Callers, attachment, host_attachment};
 
 /// How long an origin may take to be known: the tables of a pod that is starting are written a moment before they are told to us.
@@ -51,8 +52,8 @@ pub struct Link {
     pub lookup: watch::Receiver<Lookup>,
     /// What is known of pods.
     pub callers: watch::Receiver<Callers>,
-    /// Who makes tokens; nobody where there is no API server.
-    pub tokens: Option<TokenMaker>,
+    /// Who has tokens.
+    pub tokens: Arc<TokenSource>,
     /// The only uid that may connect.
     pub uid: u32,
     /// Who asks the responder about itself.
@@ -180,14 +181,14 @@ impl Link {
                     id,
                     pod_uid,
                     audience,
+                    source,
                 }) => {
-                    let owner = self.owner_of(&pod_uid, &audience);
-                    let (maker, out) = (self.tokens.clone(), out.clone());
+                    let owner = self.owner_of(&pod_uid, &audience, source);
+                    let (tokens, out) = (Arc::clone(&self.tokens), out.clone());
                     waits.spawn(async move {
-                        let token = match (owner, maker) {
-                            (Some(owner), Some(maker)) => maker.token(&owner, &audience).await,
-                            (None, _) => Err("this pod has no role by web identity".to_owned()),
-                            (_, None) => Err("there is no API server".to_owned()),
+                        let token = match owner {
+                            Some(owner) => tokens.token(&owner, &audience, source).await,
+                            None => Err("this pod has no role that is got so".to_owned()),
                         };
                         // The link may be gone.
                         let _ = out.send(FromAgent::Token { id, token }).await;
@@ -200,15 +201,11 @@ impl Link {
         }
     }
 
-    /// The pod of this uid, if it has a role that is got with a token for this audience.
-    fn owner_of(&self, pod_uid: &str, audience: &str) -> Option<Owner> {
+    /// The pod of this uid, if it has a role that is got in this way with a token for this audience.
+    fn owner_of(&self, pod_uid: &str, audience: &str, source: SourceKind) -> Option<Owner> {
         let callers = self.callers.borrow();
         let pod = callers.of(pod_uid)?;
-        let Assigned::Role { source, grant } = &pod.assigned else {
-            return None;
-        };
-        let wanted = grant.web.clone().unwrap_or_default().audience;
-        (*source != SourceKind::AssumeRole && wanted == audience).then(|| pod.owner.clone())
+        needs(pod, audience, source).then(|| pod.owner.clone())
     }
 
     /// Says what is known of every pod, then what becomes different.

@@ -18,12 +18,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use portcullis_common::guard;
-use portcullis_imds::cache::Endpoints;
+use portcullis_imds::cache::{Endpoints, Sessions};
 use portcullis_imds::listener::{Hosts, Service};
 use portcullis_imds::metrics::Upstream as Counters;
 use portcullis_imds::respond::ImdsV1;
 use portcullis_imds::server::{Bound, Server, Settings as Surface};
-use portcullis_imds::sts;
+use portcullis_imds::sts::{self, Sts};
 use portcullis_imds::upstream::{Endpoint, NodeKeys, Upstream, node};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,6 +59,8 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// Whether metadata is answered without session tokens.
     pub imds_v1: ImdsV1,
+    /// How sessions are named, tagged and shared.
+    pub sessions: Sessions,
     /// Names beside the addresses that `Host` may say.
     pub extra_hosts: Vec<String>,
     /// Credentials for `AssumeRole`: access key id, secret key, session token. The node's if absent.
@@ -93,7 +95,9 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => SharedCredentialsProvider::new(NodeKeys::new(upstream())),
     };
     let keys = keys::keep(settings.keys.clone())?;
-    let remote = Remote::new(endpoints, &region, Some(own), upstream(), counters.clone());
+    let sts = Sts::new(&region, Some(own), sts::http_client());
+    let sessions = settings.sessions.clone();
+    let remote = Remote::new(endpoints, sessions, sts, upstream(), counters.clone());
     tokio::select! {
         result = follow(&settings, &remote, &keys) => result,
         () = remote.follow_the_node() => Err(anyhow!("nothing more can become known of the node")),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use portcullis_imds::role::{
-    BaseArn, Discovered, Format, Imdsv1, Keys, Kind, Reader, Require, Restrictions, Settings,
+    BaseArn, Discovered, Format, Imdsv1, Keys, Reader, Require, Restrictions, Settings, SourceKind,
     resolve,
 };
 
-use crate::cli::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs};
+use crate::cli::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs, SourceArg};
 use crate::failure::Failure;
 
 /// Longest name in an annotation's key, and longest prefix.
@@ -15,28 +15,14 @@ const MOST_NAME: usize = 63;
 const MOST_PREFIX: usize = 253;
 
 /// Everything that decisions need beside the objects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// How annotations are read.
     pub reader: Reader,
     /// What the administrator chose.
     pub decide: Settings,
-    /// Which way credentials are got.
-    pub kind: Kind,
     /// Who may ask without a session token.
     pub imds_v1: Imdsv1,
-}
-
-impl Default for Roles {
-    /// The stricter of the two ways.
-    fn default() -> Self {
-        Self {
-            reader: Reader::default(),
-            decide: Settings::default(),
-            kind: Kind::Classic,
-            imds_v1: Imdsv1::default(),
-        }
-    }
 }
 
 impl TryFrom<RoleArgs> for Roles {
@@ -95,6 +81,7 @@ impl TryFrom<RoleArgs> for Roles {
                 },
             },
             decide: Settings {
+                sources: sources(&typed.source)?,
                 base,
                 default_role,
                 restrictions,
@@ -105,8 +92,48 @@ impl TryFrom<RoleArgs> for Roles {
                 Imdsv1Arg::Namespace => Imdsv1::Namespace,
                 Imdsv1Arg::Allow => Imdsv1::Allow,
             },
-            ..Self::default()
         })
+    }
+}
+
+fn sources(typed: &[SourceArg]) -> Result<Vec<SourceKind>, Failure> {
+    let mut sources = Vec::new();
+    for source in typed {
+        let source = match source {
+            SourceArg::Projected => SourceKind::Projected,
+            SourceArg::Tokenrequest => SourceKind::TokenRequest,
+            SourceArg::Chained => SourceKind::Chained,
+            SourceArg::AssumeRole => SourceKind::AssumeRole,
+            SourceArg::EksAuth => SourceKind::EksAuth,
+        };
+        if sources.contains(&source) {
+            let todo = "name each source once, in the order in which they are to be tried";
+            return Err(wrong(
+                "--source",
+                source.as_str(),
+                "it is there twice",
+                todo,
+            ));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+impl Roles {
+    /// The same where nobody reads projected tokens: that way is open to no pod. An error if it was the only one.
+    pub fn without_projected(mut self) -> Result<Self, Failure> {
+        let sources = &mut self.decide.sources;
+        sources.retain(|source| *source != SourceKind::Projected);
+        if sources.is_empty() {
+            return Err(wrong(
+                "--source",
+                "projected",
+                "nobody reads the tokens: there is no --token-reader",
+                "run portcullis token-reader and name its socket, or choose another source too",
+            ));
+        }
+        Ok(self)
     }
 }
 
@@ -222,6 +249,7 @@ mod tests {
             "--namespace-key=example.com/roles",
             "--allow-session-name-annotation",
             "--imds-v1=namespace",
+            "--source=assume-role,chained",
         ]);
         let base = BaseArn::parse("arn:aws:iam::123456789012:role/team/").expect("it is one");
         let expected = Roles {
@@ -234,6 +262,7 @@ mod tests {
                 format: Format::Regexp,
             },
             decide: Settings {
+                sources: vec![SourceKind::AssumeRole, SourceKind::Chained],
                 base: Discovered::Known(base),
                 default_role: Discovered::Known("base".to_owned()),
                 restrictions: Restrictions {
@@ -242,10 +271,19 @@ mod tests {
                 },
                 allow_session_name: true,
             },
-            kind: Kind::Classic,
             imds_v1: Imdsv1::Namespace,
         };
         assert_eq!(typed, Ok(expected));
+    }
+
+    #[test]
+    fn without_a_token_reader_projected_tokens_are_no_way_and_may_not_be_the_only_one() {
+        let left = |options| roles(options).and_then(Roles::without_projected);
+        let usual = left(&[]).expect("there is another way");
+        assert_eq!(usual.decide.sources, [SourceKind::TokenRequest]);
+        let failure = left(&["--source=projected"]).expect_err("nothing is left");
+        assert_eq!(failure.code, "PC3001");
+        assert!(failure.do_.contains("token-reader"), "{failure}");
     }
 
     #[test]
@@ -278,6 +316,7 @@ mod tests {
                 &["--default-role=arn:aws:iam::123456789012:user/x"],
                 "--default-role",
             ),
+            (&["--source=eks-auth,eks-auth"], "--source"),
             (&["--iam-role-key="], "--iam-role-key"),
             (&["--iam-role-key=a b"], "--iam-role-key"),
             (&["--iam-external-id=a/b/c"], "--iam-external-id"),

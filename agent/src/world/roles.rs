@@ -264,7 +264,7 @@ impl Roles {
             pod: Some(&read_pod),
             service_account: read_account.as_ref(),
             namespace,
-            kind: self.rules.kind,
+            projected: &pod.tokens,
         };
         let mut malformed = Vec::new();
         let mut note = |kind: Kind, name: &str, found: Vec<&Malformed>| {

@@ -40,6 +40,7 @@ pub(super) fn pod(name: &str, uid: &str, node: &str, address: &str) -> Pod {
         withdrawn: false,
         static_uid: None,
         host_ports: Box::default(),
+        tokens: Box::default(),
     }
 }
 

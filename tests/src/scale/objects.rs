@@ -49,6 +49,7 @@ pub(super) fn pod(number: u32, namespace: &str, node: &str, labels: Labels) -> E
         withdrawn: false,
         static_uid: None,
         host_ports: Box::default(),
+        tokens: Box::default(),
     };
     entry(
         Kind::Pod,

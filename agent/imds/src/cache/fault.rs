@@ -19,6 +19,10 @@ pub enum Class {
     Network,
     /// The request itself is wrong: a policy, a tag, a name.
     Invalid,
+    /// There is no web-identity token for this source. The next source is tried.
+    NoToken,
+    /// The cluster associates no role with the service account. The next source is tried.
+    NoAssociation,
 }
 
 /// A failure, fit to be shown to the pod's owner.
@@ -34,12 +38,14 @@ pub struct Fault {
 
 impl Class {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Denied,
         Self::BadToken,
         Self::Throttled,
         Self::Network,
         Self::Invalid,
+        Self::NoToken,
+        Self::NoAssociation,
     ];
 
     /// Its word in records, and the label `reason`.
@@ -51,7 +57,14 @@ impl Class {
             Self::Throttled => "throttled",
             Self::Network => "network",
             Self::Invalid => "invalid",
+            Self::NoToken => "no-token",
+            Self::NoAssociation => "no-association",
         }
+    }
+
+    /// Whether the next source is tried. What AWS refuses stays refused.
+    pub(crate) const fn gives_way(self) -> bool {
+        matches!(self, Self::NoToken | Self::NoAssociation)
     }
 
     /// How long a failure stands that is the `nth` in a row (from 0), before jitter.
@@ -59,8 +72,9 @@ impl Class {
         let (first, last) = match self {
             Self::Denied => (5, 300),
             Self::BadToken => (5, 5),
+            Self::NoAssociation => (5, 60),
             Self::Throttled => (1, 60),
-            Self::Network => (1, 5),
+            Self::NoToken | Self::Network => (1, 5),
             Self::Invalid => (300, 300),
         };
         doubled(first, last, nth)

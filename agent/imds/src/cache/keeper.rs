@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fault::{Class, Fault, renewal};
-use super::{Bell, Key, LEAST_LEFT, Line, Shared, Source};
+use super::{Bell, Key, LEAST_LEFT, Line, Owner, Owners, Shared, Source, lock};
 use crate::credentials::{Credentials, Found, Outcome};
 
 /// Renewal begins this long before the end, or up to [`RENEW_JITTER`] earlier.
@@ -82,6 +82,7 @@ impl State {
 pub(super) struct Keeper<S> {
     shared: Arc<Shared<S>>,
     key: Key,
+    owners: Owners,
     bell: Arc<Bell>,
     state: watch::Sender<State>,
     prefetch: bool,
@@ -91,7 +92,12 @@ pub(super) struct Keeper<S> {
 
 impl<S: Source> Keeper<S> {
     /// A keeper, and the line to it.
-    pub(super) fn new(shared: Arc<Shared<S>>, key: Key, prefetch: bool) -> (Line, Self) {
+    pub(super) fn new(
+        shared: Arc<Shared<S>>,
+        key: Key,
+        owners: Owners,
+        prefetch: bool,
+    ) -> (Line, Self) {
         let bell = Arc::new(Bell::new());
         let (state, receiver) = watch::channel(State::default());
         let line = Line {
@@ -101,6 +107,7 @@ impl<S: Source> Keeper<S> {
         let keeper = Self {
             shared,
             key,
+            owners,
             bell,
             state,
             prefetch,
@@ -134,13 +141,25 @@ impl<S: Source> Keeper<S> {
         drop(turn);
     }
 
+    /// One of the pods that live; none when the last one has just gone.
+    fn owner(&self) -> Option<Owner> {
+        lock(&self.owners).first().cloned()
+    }
+
     async fn fetch(&mut self) {
         let renews = self.state.borrow().left((self.shared.world.now)()) > Duration::ZERO;
+        let Some(mut owner) = self.owner() else {
+            return;
+        };
         self.bell.busy.store(true, Ordering::Relaxed);
-        self.shared.limits.admit(&self.key, renews).await;
-        let result = self.shared.source.fetch(&self.key).await;
+        self.shared.limits.admit(&self.key, &owner, renews).await;
+        // It may be gone after that wait, and another may share its credentials.
+        if let Some(now) = self.owner() {
+            owner = now;
+        }
+        let result = self.shared.source.fetch(&self.key, &owner).await;
         self.bell.busy.store(false, Ordering::Relaxed);
-        self.shared.tell(&self.key, renews, result.as_ref());
+        self.shared.tell(&self.key, &owner, renews, result.as_ref());
         match result {
             Ok(credentials) => {
                 self.failures = 0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Key;
+use super::{Key, Owner};
 
 /// Calls a second, and how many at once.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +52,8 @@ struct Bucket {
 
 impl Limits {
     /// Waits until a call may be made, and counts it.
-    pub(super) async fn admit(&self, key: &Key, renewal: bool) {
-        while let Some(wait) = self.take(key, renewal) {
+    pub(super) async fn admit(&self, key: &Key, owner: &Owner, renewal: bool) {
+        while let Some(wait) = self.take(key, owner, renewal) {
             tokio::time::sleep(wait).await;
         }
     }
@@ -66,7 +66,7 @@ impl Limits {
     }
 
     /// Takes one token from each bucket, or from none; then says how long to wait.
-    fn take(&self, key: &Key, renewal: bool) -> Option<Duration> {
+    fn take(&self, key: &Key, owner: &Owner, renewal: bool) -> Option<Duration> {
         let now = Instant::now();
         let buckets = &mut *self.buckets();
         if let Some(until) = buckets.quiet_until
@@ -74,19 +74,16 @@ impl Limits {
         {
             return Some(until - now);
         }
-        for all in [&mut buckets.pods, &mut buckets.roles] {
-            if all.len() > TIDY {
-                all.retain(|_, bucket| bucket.fill(now) < bucket.rate.burst);
-            }
-        }
+        tidy(&mut buckets.pods, now);
+        tidy(&mut buckets.roles, now);
         let node = buckets.node.get_or_insert_with(|| Bucket::full(NODE, now));
         let pod = buckets
             .pods
-            .entry(key.owner.pod_uid.clone())
+            .entry(owner.pod_uid.clone())
             .or_insert_with(|| Bucket::full(EACH, now));
         let role = buckets
             .roles
-            .entry(key.role.clone())
+            .entry(role_of(key, owner))
             .or_insert_with(|| Bucket::full(EACH, now));
         let all = [node, pod, role];
         let mut wait = Duration::ZERO;
@@ -106,6 +103,20 @@ impl Limits {
     fn buckets(&self) -> std::sync::MutexGuard<'_, Buckets> {
         // Nothing panics while it holds the lock.
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The role's ARN; of a pod whose role is not known before, its service account.
+fn role_of(key: &Key, owner: &Owner) -> String {
+    key.role.as_ref().map_or_else(
+        || format!("{}/{}", owner.namespace, owner.service_account),
+        ToString::to_string,
+    )
+}
+
+fn tidy(buckets: &mut HashMap<String, Bucket>, now: Instant) {
+    if buckets.len() > TIDY {
+        buckets.retain(|_, bucket| bucket.fill(now) < bucket.rate.burst);
     }
 }
 

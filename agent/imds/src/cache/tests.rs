@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::{Instant, advance, sleep};
 
 use super::*;
+use crate::role::SourceKind;
 use crate::secret::Secret;
 
 /// Answers by a script; then gives credentials of an hour. Numbers them by call.
@@ -19,7 +20,7 @@ struct Script {
 }
 
 impl Source for Script {
-    async fn fetch(&self, key: &Key) -> Result<Credentials, Fault> {
+    async fn fetch(&self, key: &Key, owner: &Owner) -> Result<Credentials, Fault> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         sleep(self.delay).await;
         let fault = self.faults.lock().expect("one test").pop_front();
@@ -28,13 +29,15 @@ impl Source for Script {
         }
         let now = time(self.began.expect("set by `cache`"));
         Ok(Credentials {
-            access_key_id: format!("{} {call}", key.role),
+            access_key_id: format!("{} {} {call}", key.session_name, owner.pod),
             secret_access_key: Secret::new("s".to_owned()),
             token: Secret::new("t".to_owned()),
             expiration: now + self.life.unwrap_or(HOUR),
             last_updated: now,
             account_id: "123456789012".to_owned(),
             request_id: None,
+            source: SourceKind::AssumeRole,
+            role: None,
         })
     }
 }
@@ -86,9 +89,13 @@ impl Stage {
 
 fn key(role: &str) -> Key {
     Key {
-        source: SourceKind::AssumeRole,
+        sources: vec![SourceKind::AssumeRole],
         endpoint: "sts.eu-west-1.amazonaws.com".to_owned(),
-        role: format!("arn:aws:iam::123456789012:role/{role}"),
+        role: format!("arn:aws:iam::123456789012:role/{role}")
+            .parse()
+            .ok(),
+        through: None,
+        source_identity: None,
         external_id: None,
         session_name: "shop.web".to_owned(),
         tags: Vec::new(),
@@ -121,6 +128,7 @@ fn call_of(outcome: &Outcome) -> String {
             id.rsplit(' ').next().unwrap_or_default().to_owned()
         }
         Outcome::Denied { code, .. } => code.clone(),
+        Outcome::Nothing { message } => message.clone(),
         Outcome::Transient => "transient".to_owned(),
     }
 }
@@ -131,7 +139,7 @@ async fn k2_many_cold_askers_make_one_call_and_get_its_answer_together() {
         delay: Duration::from_millis(80),
         ..Script::default()
     });
-    let lease = Arc::new(stage.cache.hold(&key("a"), false));
+    let lease = Arc::new(stage.cache.hold(&key("a"), &key("a").owner, false));
     let began = Instant::now();
     let askers: Vec<_> = (0..64)
         .map(|_| {
@@ -153,7 +161,7 @@ async fn m2_whoever_hangs_up_cancels_nobody() {
         delay: Duration::from_millis(300),
         ..Script::default()
     });
-    let lease = Arc::new(stage.cache.hold(&key("a"), false));
+    let lease = Arc::new(stage.cache.hold(&key("a"), &key("a").owner, false));
     let first = {
         let lease = Arc::clone(&lease);
         tokio::spawn(async move { lease.get().await })
@@ -172,8 +180,8 @@ async fn k1_each_identity_has_credentials_of_its_own() {
         ..key("a")
     };
     let (one, two) = (
-        stage.cache.hold(&key("a"), true),
-        stage.cache.hold(&other, true),
+        stage.cache.hold(&key("a"), &key("a").owner, true),
+        stage.cache.hold(&other, &other.owner, true),
     );
     let (one, two) = (call_of(&one.get().await), call_of(&two.get().await));
     assert_ne!(one, two);
@@ -186,7 +194,7 @@ async fn m5_credentials_are_renewed_with_half_an_hour_left_and_asking_never_wait
         delay: Duration::from_secs(2),
         ..Script::default()
     });
-    let lease = stage.cache.hold(&key("a"), true);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, true);
     assert_eq!(call_of(&lease.get().await), "1");
     for _ in 0..180 {
         pass(Duration::from_mins(1)).await;
@@ -207,7 +215,7 @@ async fn m5_credentials_are_renewed_with_half_an_hour_left_and_asking_never_wait
 #[tokio::test(start_paused = true)]
 async fn k6_a_source_that_fails_is_served_stale_to_the_real_end_and_no_longer() {
     let stage = Stage::of(Script::default());
-    let lease = stage.cache.hold(&key("a"), true);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, true);
     assert_eq!(call_of(&lease.get().await), "1");
     stage.fail(Class::Network, 1000);
     pass(Duration::from_mins(59)).await;
@@ -223,7 +231,7 @@ async fn k6_a_source_that_fails_is_served_stale_to_the_real_end_and_no_longer() 
 async fn i10_a_refusal_is_remembered_and_asked_again_ever_more_rarely() {
     let stage = Stage::of(Script::default());
     stage.fail(Class::Denied, 1000);
-    let lease = stage.cache.hold(&key("a"), false);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, false);
     for _ in 0..60 * 100 {
         assert_eq!(call_of(&lease.get().await), ASSUME_ROLE_UNAUTHORIZED);
         advance(Duration::from_millis(100)).await;
@@ -236,7 +244,7 @@ async fn i10_a_refusal_is_remembered_and_asked_again_ever_more_rarely() {
 async fn a_change_of_the_pod_clears_a_refusal() {
     let stage = Stage::of(Script::default());
     stage.fail(Class::Invalid, 1);
-    let lease = stage.cache.hold(&key("a"), true);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, true);
     assert_eq!(call_of(&lease.get().await), "Code");
     stage.cache.reconsider(&key("a"));
     pass(Duration::from_secs(1)).await;
@@ -247,8 +255,8 @@ async fn a_change_of_the_pod_clears_a_refusal() {
 async fn a4_nothing_is_renewed_for_pods_that_are_gone_and_their_keys_are_dropped() {
     let stage = Stage::of(Script::default());
     let leases = [
-        stage.cache.hold(&key("a"), true),
-        stage.cache.hold(&key("a"), true),
+        stage.cache.hold(&key("a"), &key("a").owner, true),
+        stage.cache.hold(&key("a"), &key("a").owner, true),
     ];
     assert_eq!(call_of(&leases[0].get().await), "1");
     let [first, second] = leases;
@@ -263,7 +271,7 @@ async fn a4_nothing_is_renewed_for_pods_that_are_gone_and_their_keys_are_dropped
 #[tokio::test(start_paused = true)]
 async fn what_nobody_asks_for_is_not_renewed_after_two_hours_until_somebody_asks() {
     let stage = Stage::of(Script::default());
-    let lease = stage.cache.hold(&key("a"), true);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, true);
     assert_eq!(call_of(&lease.get().await), "1");
     pass(HOUR * 12).await;
     let calls = stage.calls();
@@ -278,7 +286,10 @@ async fn m3_two_hundred_keys_of_one_age_are_renewed_without_one_going_cold() {
         ..Script::default()
     });
     let leases: Vec<_> = (0..200)
-        .map(|number| stage.cache.hold(&key(&format!("r{number}")), true))
+        .map(|number| {
+            let key = key(&format!("r{number}"));
+            stage.cache.hold(&key, &key.owner, true)
+        })
         .collect();
     for lease in &leases {
         call_of(&lease.get().await);
@@ -300,7 +311,7 @@ async fn credentials_that_live_shortly_are_served_and_renewed_halfway() {
         life: Some(Duration::from_mins(15)),
         ..Script::default()
     });
-    let lease = stage.cache.hold(&key("a"), true);
+    let lease = stage.cache.hold(&key("a"), &key("a").owner, true);
     for _ in 0..40 {
         let Outcome::Ready(credentials) = lease.get().await else {
             panic!("there are always some");
@@ -321,11 +332,11 @@ async fn a1_one_pods_calls_do_not_use_up_those_of_others() {
         .map(|number| {
             let mut key = key(&format!("r{number}"));
             key.owner.pod_uid = "one".to_owned();
-            stage.cache.hold(&key, true)
+            stage.cache.hold(&key, &key.owner, true)
         })
         .collect();
     tokio::task::yield_now().await;
-    let other = stage.cache.hold(&key("other"), false);
+    let other = stage.cache.hold(&key("other"), &key("other").owner, false);
     let asked = Instant::now();
     assert!(matches!(other.get().await, Outcome::Ready(_)));
     assert_eq!(asked, Instant::now());
@@ -335,13 +346,49 @@ async fn a1_one_pods_calls_do_not_use_up_those_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a3_a_throttled_source_is_left_alone_by_everybody() {
+async fn a_throttled_source_is_left_alone_by_everybody() {
     let stage = Stage::of(Script::default());
     stage.fail(Class::Throttled, 1);
-    let one = stage.cache.hold(&key("a"), false);
+    let one = stage.cache.hold(&key("a"), &key("a").owner, false);
     assert_eq!(call_of(&one.get().await), "transient");
-    let other = stage.cache.hold(&key("b"), false);
+    let other = stage.cache.hold(&key("b"), &key("b").owner, false);
     let asked = Instant::now();
     assert!(matches!(other.get().await, Outcome::Ready(_)));
     assert!(asked.elapsed() >= Duration::from_millis(800));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_burst_of_pods_that_share_a_session_makes_one_call() {
+    let stage = Stage::of(Script::default());
+    let shared = Key {
+        owner: Owner {
+            pod: String::new(),
+            pod_uid: String::new(),
+            ..key("a").owner
+        },
+        ..key("a")
+    };
+    let pod = |number: usize| Owner {
+        pod: format!("job-{number}"),
+        pod_uid: format!("uid-{number}"),
+        ..key("a").owner
+    };
+    let mut leases: Vec<_> = (0..100)
+        .map(|number| stage.cache.hold(&shared, &pod(number), true))
+        .collect();
+    for lease in &leases {
+        assert_eq!(call_of(&lease.get().await), "1");
+    }
+    assert_eq!(stage.calls(), 1);
+    // The pod in whose name it was asked is gone: another one's token is used.
+    leases.drain(..60);
+    pass(Duration::from_mins(40)).await;
+    let Outcome::Ready(credentials) = leases[0].get().await else {
+        panic!("it was renewed");
+    };
+    assert!(
+        credentials.access_key_id.contains("job-60"),
+        "{credentials:?}"
+    );
+    assert_eq!(stage.calls(), 2);
 }

@@ -8,10 +8,11 @@ use super::{
     CODES, Class, ImdsVersion, Metrics, Operation, PathClass, STATUSES, Seen, Upstream,
     UpstreamCode,
 };
-use crate::cache::{FaultClass, SourceKind};
+use crate::cache::FaultClass;
 use crate::caller::Attachment;
 use crate::credentials::Found;
 use crate::reason::Reason;
+use crate::role::SourceKind;
 
 /// What was counted since the responder started. What was never counted is not there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

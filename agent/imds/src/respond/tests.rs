@@ -19,8 +19,8 @@ fn keys() -> Keys {
     Keys::new(&[5; 32], None)
 }
 
-fn role() -> Role {
-    Role::new("arn:aws:iam::123456789012:role/team/app").expect("an ARN")
+fn role() -> RoleArn {
+    RoleArn::parse("arn:aws:iam::123456789012:role/team/app").expect("an ARN")
 }
 
 /// The table that is on by default.
@@ -116,7 +116,7 @@ fn ask_with(
         Answer::Reply(response) => Got::Said(response.status, body(&response)),
         Answer::Undecided(response) => Got::Held(response.status),
         Answer::Prove(token) => Got::Proves(token.to_owned()),
-        Answer::Fetch(role) => Got::Fetches(role.arn().to_owned()),
+        Answer::Fetch(role) => Got::Fetches(role.as_str().to_owned()),
     }
 }
 

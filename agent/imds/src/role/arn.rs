@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Most characters of an ARN that STS takes.
 const MOST_ARN: usize = 2048;
@@ -114,6 +115,41 @@ impl RoleArn {
     #[must_use]
     pub fn listing_name(&self) -> &str {
         self.name()
+    }
+
+    /// The path without its first slash, and the name.
+    #[must_use]
+    pub fn path_and_name(&self) -> &str {
+        &self.text[self.path + 1..]
+    }
+
+    /// Whether a client that asks for `name` asks for this role.
+    #[must_use]
+    pub fn is_asked_for_by(&self, name: &str) -> bool {
+        name == self.name() || name == self.path_and_name() || name == self.as_str()
+    }
+
+    /// The ARN of an instance profile of the same name. There is none: clients want to see one.
+    #[must_use]
+    pub fn instance_profile_arn(&self) -> String {
+        let account = &self.text[..self.path - "role".len()];
+        format!("{account}instance-profile/{}", self.path_and_name())
+    }
+
+    /// An id as instance profiles have them, the same for the same role and nobody's real one.
+    #[must_use]
+    pub fn instance_profile_id(&self) -> String {
+        let digest = Sha256::digest(self.text.as_bytes());
+        let bits = digest
+            .iter()
+            .take(11)
+            .fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+        let letter = |at: usize| {
+            char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[(bits >> (5 * at)) as usize & 31])
+        };
+        std::iter::once("AIPA".to_owned())
+            .chain((0..17).map(|at| letter(at).to_string()))
+            .collect()
     }
 }
 

@@ -1,11 +1,13 @@
 //! Which role a pod has: the precedence table, then everything that can still forbid the role.
 
+use super::arn::RoleArn;
 use super::base::{BaseArn, ResolveError, resolve};
 use super::decision::{Decision, Grant, Outcome, Source, Waiting, WebIdentity};
 use super::malformed::Malformed;
 use super::object::{Mode, Namespace, Pod, Reading, RoleSource, ServiceAccount, Wanted};
 use super::refusal::Refusal;
 use super::restriction::{self, Restriction, Restrictions};
+use super::source::{Load, SourceKind, offered};
 
 /// What is known at the moment of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -18,17 +20,8 @@ pub struct Asked<'a> {
     pub service_account: Option<&'a ServiceAccount>,
     /// Its namespace.
     pub namespace: Option<&'a Namespace>,
-    /// Which way credentials would be got. Whoever has several asks once for each.
-    pub kind: Kind,
-}
-
-/// The two ways to credentials that restrictions tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `AssumeRole`: by the agent, the node, or a chain that ends in it.
-    Classic,
-    /// Web identity and EKS Pod Identity: AWS checks the service account too.
-    Web,
+    /// Audiences of the tokens that the pod's volumes hold.
+    pub projected: &'a [Box<str>],
 }
 
 /// A value that may have to be found out from the node first.
@@ -44,8 +37,10 @@ pub enum Discovered<T> {
 }
 
 /// What the administrator chose.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// `--source`: the ways to credentials, in the order in which they are tried.
+    pub sources: Vec<SourceKind>,
     /// `--base-role-arn` or `--auto-discover-base-arn`.
     pub base: Discovered<BaseArn>,
     /// `--default-role` or `--auto-discover-default-role`: a name or an ARN.
@@ -56,7 +51,24 @@ pub struct Settings {
     pub allow_session_name: bool,
 }
 
+impl Default for Settings {
+    /// Web identity; the node needs no right in AWS.
+    fn default() -> Self {
+        Self {
+            sources: vec![SourceKind::Projected, SourceKind::TokenRequest],
+            base: Discovered::Unset,
+            default_role: Discovered::Unset,
+            restrictions: Restrictions::default(),
+            allow_session_name: false,
+        }
+    }
+}
+
 impl Settings {
+    fn has(&self, source: SourceKind) -> bool {
+        self.sources.contains(&source)
+    }
+
     const fn base(&self) -> Option<&BaseArn> {
         match &self.base {
             Discovered::Known(base) => Some(base),
@@ -86,6 +98,7 @@ impl Settings {
 /// 4. The pod's session name can be read, where it may choose one.
 /// 5. The namespace's session policies can be read: without them the pod would have more rights than was meant.
 /// 6. For web identity, the service account's token settings can be read.
+/// 7. One of the ways to credentials can carry all of this.
 #[must_use]
 pub fn decide(asked: &Asked<'_>, settings: &Settings) -> Decision {
     let known = match Known::find(asked) {
@@ -96,6 +109,7 @@ pub fn decide(asked: &Asked<'_>, settings: &Settings) -> Decision {
                 source: Source::Unknown,
                 restriction: Restriction::NotJudged,
                 mode: Mode::Enforce,
+                association: false,
             };
         }
     };
@@ -109,7 +123,7 @@ pub fn decide(asked: &Asked<'_>, settings: &Settings) -> Decision {
                 source,
                 value,
                 external_id,
-                kind: asked.kind,
+                projected: asked.projected,
             };
             match known.grant(role, settings, &mut restriction) {
                 Ok(grant) => Outcome::Role(Box::new(grant)),
@@ -122,6 +136,7 @@ pub fn decide(asked: &Asked<'_>, settings: &Settings) -> Decision {
         source,
         restriction,
         mode: known.namespace.mode(),
+        association: source == Source::Nothing && known.may_be_associated(settings),
     }
 }
 
@@ -163,7 +178,7 @@ struct Candidate<'a> {
     source: Source,
     value: &'a str,
     external_id: Option<&'a Reading<String>>,
-    kind: Kind,
+    projected: &'a [Box<str>],
 }
 
 impl<'a> Choice<'a> {
@@ -253,7 +268,7 @@ impl<'a> Known<'a> {
             source,
             value,
             external_id,
-            kind,
+            projected,
         } = candidate;
         let base = settings.base();
         let malformed = |error| {
@@ -280,9 +295,10 @@ impl<'a> Known<'a> {
         *restriction = if source == Source::ClusterDefault {
             Restriction::Exempt
         } else {
-            let require = match kind {
-                Kind::Classic => settings.restrictions.classic,
-                Kind::Web => settings.restrictions.web,
+            let require = if settings.has(SourceKind::AssumeRole) {
+                settings.restrictions.classic
+            } else {
+                settings.restrictions.web
             };
             restriction::judge(require, self.namespace, &role, base)
         };
@@ -310,18 +326,61 @@ impl<'a> Known<'a> {
         let session_policy = read(&self.namespace.session_policy, Refusal::SessionPolicy)?;
         let session_policy_arns =
             read(&self.namespace.session_policy_arns, Refusal::SessionPolicy)?.unwrap_or_default();
-        let web = match kind {
-            Kind::Classic => None,
-            Kind::Web => Some(self.web_identity()?),
+        let web = if settings.sources.iter().any(|source| source.is_web()) {
+            Some(self.web_identity()?)
+        } else {
+            None
         };
+        let through = if settings.has(SourceKind::Chained) {
+            self.through(&role, base)
+        } else {
+            None
+        };
+        let load = Load {
+            external_id: external_id.is_some(),
+            policy: session_policy.is_some() || !session_policy_arns.is_empty(),
+            through: through.is_some(),
+            projected: web
+                .as_ref()
+                .is_some_and(|web| projected.contains(&web.audience.as_str().into())),
+        };
+        let sources = offered(&settings.sources, load);
+        if sources.is_empty() {
+            return Err(Stop::Refuse(if load.external_id {
+                Refusal::ExternalIdWithoutSource
+            } else {
+                Refusal::NoSource
+            }));
+        }
         Ok(Grant {
+            sources,
             role,
+            through,
             external_id,
             session_name,
             session_policy,
             session_policy_arns,
             web,
         })
+    }
+
+    /// The service account's own role, if it is another one: the first of a chain. The pod never gets its credentials.
+    fn through(&self, role: &RoleArn, base: Option<&BaseArn>) -> Option<RoleArn> {
+        let account = self.service_account;
+        let own = match (&account.role_arn, &account.role) {
+            (Some(Wanted::Role(text)), _) => text.parse().ok(),
+            (None, Some(Wanted::Role(text))) => resolve(text, base).ok(),
+            (Some(Wanted::Nobody) | None, _) => None,
+        };
+        own.filter(|own| own != role)
+    }
+
+    /// Whether the cluster's associations may give the pod a role. The request has no parameter for a session policy: where a namespace has one, or one that
+    /// cannot be read, the role would be wider than was meant.
+    fn may_be_associated(&self, settings: &Settings) -> bool {
+        settings.has(SourceKind::EksAuth)
+            && self.namespace.session_policy == Ok(None)
+            && self.namespace.session_policy_arns == Ok(None)
     }
 
     fn web_identity(&self) -> Result<WebIdentity, Stop> {

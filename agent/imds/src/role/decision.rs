@@ -6,6 +6,7 @@ use super::arn::RoleArn;
 use super::object::Mode;
 use super::refusal::Refusal;
 use super::restriction::Restriction;
+use super::source::SourceKind;
 
 /// The answer for one pod, with everything that explains it afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Decision {
     pub restriction: Restriction,
     /// Whether they deny or report.
     pub mode: Mode,
+    /// Nothing names a role, and the cluster's associations (EKS Pod Identity) are asked whether they do.
+    pub association: bool,
 }
 
 impl Decision {
@@ -80,8 +83,12 @@ impl Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
+    /// The ways to its credentials, in the order in which they are tried. Never empty.
+    pub sources: Vec<SourceKind>,
     /// The role.
     pub role: RoleArn,
+    /// The role of its service account, from which a chain reaches it.
+    pub through: Option<RoleArn>,
     /// From the same object as the role. Part of what makes two credentials different.
     pub external_id: Option<String>,
     /// The whole session name, if the pod chose one and may.

@@ -33,11 +33,15 @@ pub enum Reason {
     RestrictionMalformed,
     /// The namespace's restrictions do not name the role.
     RoleNotAllowed,
+    /// There is an external id, and no way to credentials can carry one.
+    ExternalIdWithoutSource,
+    /// No way to credentials is open to this pod.
+    NoSource,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::RoleSource,
         Self::RoleSourceMalformed,
         Self::RoleMalformed,
@@ -49,6 +53,8 @@ impl Reason {
         Self::RestrictionMissing,
         Self::RestrictionMalformed,
         Self::RoleNotAllowed,
+        Self::ExternalIdWithoutSource,
+        Self::NoSource,
     ];
 
     /// Its word in metrics and audit records.
@@ -66,6 +72,8 @@ impl Reason {
             Self::RestrictionMissing => "restriction-missing",
             Self::RestrictionMalformed => "restriction-malformed",
             Self::RoleNotAllowed => "role-not-allowed",
+            Self::ExternalIdWithoutSource => "external-id-without-source",
+            Self::NoSource => "no-source",
         }
     }
 }
@@ -124,6 +132,14 @@ pub enum Refusal {
     /// Add the role to the namespace's restrictions, or give the pod another one.
     #[error("the namespace does not allow {0}")]
     RoleNotAllowed(RoleArn),
+    /// Give the agent the source `chained` or `assume-role`; `chained` needs a role on the service account too.
+    #[error(
+        "the external id needs a source that can carry it: chained, with a role on the service account, or assume-role"
+    )]
+    ExternalIdWithoutSource,
+    /// Give the agent another source, the pod a projected token, or its service account a role.
+    #[error("none of the configured sources can get this role's credentials for this pod")]
+    NoSource,
 }
 
 impl Refusal {
@@ -142,6 +158,8 @@ impl Refusal {
             Self::RestrictionMissing => Reason::RestrictionMissing,
             Self::RestrictionMalformed(_) => Reason::RestrictionMalformed,
             Self::RoleNotAllowed(_) => Reason::RoleNotAllowed,
+            Self::ExternalIdWithoutSource => Reason::ExternalIdWithoutSource,
+            Self::NoSource => Reason::NoSource,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     CUT, HEAD_WITHIN, HOLD, IDLE_WITHIN, LONGEST_AGE, MOST_REQUESTS, Node, ORIGIN_WITHIN, Server,
 };
 use crate::audit::{Asked, Credential, Event, Record, Served, Target, Whose};
-use crate::caller::{Assigned, Attachment, Caller, Role};
+use crate::caller::{Assigned, Attachment, Caller};
 use crate::credentials::{Credentials, Fetched, Found, Outcome};
 use crate::listener::Hosts;
 use crate::metrics::{Class, ImdsVersion};
@@ -31,6 +31,7 @@ use crate::reason::Reason;
 use crate::request::{Extent, Method, Request, extent};
 use crate::respond::{Answer, Proof, Situation, class, imds_version, issue, respond};
 use crate::response::{Response, Then};
+use crate::role::RoleArn;
 use crate::route::Route;
 
 /// An answer is far smaller than a socket's buffer: who does not take it is not there.
@@ -440,7 +441,7 @@ impl<S: Transport, N: Node> Conversation<'_, S, N> {
     }
 
     /// Whether `role`, whose keys were waited for, is the pod's yet.
-    fn still_has(&self, role: &Role) -> bool {
+    fn still_has(&self, role: &RoleArn) -> bool {
         match &*self.caller.borrow() {
             Caller::Known(pod) => pod.role == Assigned::Role(role.clone()),
             Caller::Undecided => false,

@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::audit::Way;
-use crate::cache::SourceKind;
-use crate::caller::{Assigned, Attachment, Caller, Pod, Role};
+use crate::caller::{Assigned, Attachment, Caller, Pod};
 use crate::credentials::{Credentials, Fetched, Found, Outcome};
 use crate::facts::Facts;
 use crate::listener::Service;
 use crate::respond::Proof;
+use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
 
 mod limits;
@@ -53,8 +53,8 @@ fn attachment(pod: u8) -> Attachment {
     Attachment([pod; 16])
 }
 
-fn role(name: &str) -> Role {
-    Role::new(&format!("arn:aws:iam::123456789012:role/{name}")).expect("an ARN")
+fn role(name: &str) -> RoleArn {
+    RoleArn::parse(&format!("arn:aws:iam::123456789012:role/{name}")).expect("an ARN")
 }
 
 fn known(role: Assigned) -> Caller {
@@ -80,6 +80,8 @@ fn ready() -> Outcome {
         last_updated: now,
         account_id: "123456789012".to_owned(),
         request_id: None,
+        source: SourceKind::TokenRequest,
+        role: None,
     }))
 }
 
@@ -157,7 +159,7 @@ impl Proofs for Agent {
 }
 
 impl Vault for Agent {
-    async fn credentials(&self, _attachment: Attachment, role: &Role) -> Fetched {
+    async fn credentials(&self, _attachment: Attachment, role: &RoleArn) -> Fetched {
         assert_eq!(role.name(), "app", "the only role there is");
         self.0.fetches.fetch_add(1, Relaxed);
         let scripted = self.0.vault.lock().expect("nobody panicked").clone();
@@ -174,7 +176,7 @@ impl Vault for Agent {
 
     fn way(&self, _attachment: Attachment) -> Option<Way> {
         Some(Way {
-            kind: SourceKind::AssumeRole,
+            kind: Some(SourceKind::AssumeRole),
             session_name: "shop.app".to_owned(),
             shared_with: 0,
         })

@@ -37,13 +37,17 @@ pub fn print(heard: &Heard<NodeCache>, json: bool, out: &mut dyn Write) -> Resul
 
 fn cells(entry: &CacheEntry) -> [String; 8] {
     // Of an ARN the name is enough for people; programs read all of it.
-    let role = entry.role.split_once(":role/");
+    let role = entry.role.as_deref().unwrap_or("by association");
+    let name = role.split_once(":role/").map_or(role, |(_, path)| path);
     let expires = entry.expiration.map(|end| format!("{end:.0}"));
     let fault = entry.fault.as_ref();
     [
         format!("{}/{}", entry.namespace, entry.pod),
-        role.map_or(&*entry.role, |(_, path)| path).to_owned(),
-        entry.source.as_str().to_owned(),
+        name.to_owned(),
+        entry
+            .source
+            .map(|source| source.as_str().to_owned())
+            .unwrap_or_default(),
         entry.leases.to_string(),
         entry.access_key_id.clone().unwrap_or_default(),
         expires.unwrap_or_default(),
@@ -56,15 +60,16 @@ fn cells(entry: &CacheEntry) -> [String; 8] {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_imds::cache::{Fault, FaultClass, SourceKind};
+    use portcullis_imds::cache::{Fault, FaultClass};
+    use portcullis_imds::role::SourceKind;
 
     use super::*;
 
     #[test]
     fn an_entry_shows_whose_it_is_and_the_public_half_of_its_keys() {
         let entry = CacheEntry {
-            role: "arn:aws:iam::123456789012:role/team/app-web".to_owned(),
-            source: SourceKind::AssumeRole,
+            role: Some("arn:aws:iam::123456789012:role/team/app-web".to_owned()),
+            source: Some(SourceKind::AssumeRole),
             endpoint: "https://sts".to_owned(),
             session_name: "shop.web".to_owned(),
             audience: None,

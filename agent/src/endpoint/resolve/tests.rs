@@ -30,6 +30,7 @@ fn pod(name: &str, address: &str, created_secs: Option<i64>) -> Pod {
         withdrawn: false,
         static_uid: None,
         host_ports: Box::default(),
+        tokens: Box::default(),
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) fn convert(
             .get(STATIC_UID)
             .map(|uid| uid.as_str().into()),
         host_ports: host_ports.into(),
+        tokens: core.spec.map(tokens).unwrap_or_default(),
         workload: Arc::new(Workload {
             uid: metadata.uid,
             namespace: key.namespace.clone().unwrap_or_default(),
@@ -88,6 +89,24 @@ pub(super) fn convert(
             ports: named.into(),
         }),
     })
+}
+
+/// What cannot be read is no token: the pod is asked for none, and gets credentials in another way.
+fn tokens(spec: &Fields) -> Box<[Box<str>]> {
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned();
+    let mut audiences: Vec<Box<str>> = list(spec.get("volumes"))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|volume| list(volume.pointer("/projected/sources")))
+        .flatten()
+        .filter_map(|source| {
+            let audience = source.pointer("/serviceAccountToken/audience")?.as_str()?;
+            (!audience.is_empty()).then(|| audience.into())
+        })
+        .collect();
+    audiences.sort_unstable();
+    audiences.dedup();
+    audiences.into()
 }
 
 /// `spec.nodeName`, without a look at anything else.

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use aws_sdk_sts::config::SharedCredentialsProvider;
 use jiff::Timestamp;
 use portcullis_imds::audit::{Book, Way, way_of};
-use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, World};
-use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod, Role};
+use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, Sessions, World};
+use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod};
 use portcullis_imds::credentials::{Fetched, Outcome};
 use portcullis_imds::facts::{Facts, Wanted};
 use portcullis_imds::link::{self, FromAgent, FromResponder, LINE, Origin};
@@ -21,19 +20,22 @@ use portcullis_imds::listener::Service;
 use portcullis_imds::metrics::{Metrics, Upstream};
 use portcullis_imds::node::{Callers, Origins, Proofs, Vault};
 use portcullis_imds::respond::Proof;
+use portcullis_imds::role::{RoleArn, SourceKind};
 use portcullis_imds::secret::Secret;
-use portcullis_imds::sts::{Sts, Tokens};
+use portcullis_imds::sources::{Sources, Tokens};
+use portcullis_imds::sts::Sts;
 use portcullis_imds::upstream::Upstream as Client;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, interval_at, timeout};
-use tracing::warn;
 
 use super::node_facts::NodeFacts;
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to have a token: the kubelet writes that of a pod which is starting.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(12);
 /// How often records of what is alike are told.
 const MINUTE: Duration = Duration::from_mins(1);
 /// Questions that wait to be written.
@@ -43,8 +45,9 @@ const QUEUE: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Remote {
     shared: Arc<Shared>,
-    cache: Cache<Sts<Line>>,
+    cache: Cache<Sources<Line>>,
     endpoints: Arc<Endpoints>,
+    sessions: Arc<Sessions>,
     callers: Arc<Mutex<HashMap<Attachment, Held>>>,
     /// What is told without being asked.
     book: Arc<Book>,
@@ -55,7 +58,7 @@ pub(super) struct Remote {
 
 /// The way to ask, while there is a link.
 #[derive(Clone)]
-struct Line {
+pub(super) struct Line {
     shared: Arc<Shared>,
 }
 
@@ -74,14 +77,16 @@ struct Held {
     /// What its namespace lets it read of the node.
     wanted: Wanted,
     /// Its claim to credentials.
-    lease: Option<Arc<Lease<Sts<Line>>>>,
+    lease: Option<Arc<Lease<Sources<Line>>>>,
+    /// The pod, if associations say what its role is: they are asked when it comes.
+    associated: Option<link::Pod>,
 }
 
 impl Remote {
     pub(super) fn new(
         endpoints: Endpoints,
-        region: &str,
-        own: Option<SharedCredentialsProvider>,
+        sessions: Sessions,
+        sts: Sts,
         upstream: Client,
         counters: Arc<Upstream>,
     ) -> Self {
@@ -94,13 +99,14 @@ impl Remote {
             chance: Arc::new(chance),
         };
         let (book, metrics) = (Arc::<Book>::default(), Arc::<Metrics>::default());
-        let sts = Sts::new(line, region, own).counted(Arc::clone(&metrics));
-        let cache = Cache::new(sts, world);
+        let sources = Sources::new(line, sts.counted(Arc::clone(&metrics)));
+        let cache = Cache::new(sources, world);
         cache.observe(Arc::clone(&book), Arc::clone(&metrics));
         Self {
             cache,
             shared,
             endpoints: Arc::new(endpoints),
+            sessions: Arc::new(sessions),
             callers: Arc::default(),
             book,
             metrics,
@@ -219,20 +225,26 @@ impl Remote {
         }
     }
 
-    fn lease(&self, attachment: Attachment) -> Option<Arc<Lease<Sts<Line>>>> {
+    fn lease(&self, attachment: Attachment) -> Option<Arc<Lease<Sources<Line>>>> {
         let callers = lock(&self.callers);
         callers.get(&attachment)?.lease.clone()
     }
 
     /// Takes in what is known of an attachment's pod; its credentials are fetched before it asks.
     fn learn(&self, attachment: Attachment, pod: Option<&link::Pod>) {
-        let key = pod.and_then(|pod| Key::of(pod, &self.endpoints));
+        let key = pod.and_then(|pod| Key::of(pod, &self.endpoints, &self.sessions));
+        let associated = pod.filter(|pod| pod.assigned == link::Assigned::Association);
         let mut callers = lock(&self.callers);
         let held = callers.entry(attachment).or_insert_with(Held::new);
         // The new claim before the old one goes: what both need stays.
         let known = held.lease.as_ref().map(|lease| lease.key());
         if known != key.as_ref() {
-            held.lease = key.map(|key| Arc::new(self.cache.hold(&key, true)));
+            // Associations are asked when a pod comes: most pods without a role never do.
+            let prefetch = associated.is_none();
+            held.lease = key.zip(pod).map(|(key, pod)| {
+                let lease = self.cache.hold(&key, &pod.owner, prefetch);
+                Arc::new(lease)
+            });
         } else if let Some(key) = key {
             self.cache.reconsider(&key);
         }
@@ -242,9 +254,39 @@ impl Remote {
         if let Some(pod) = pod {
             self.facts.tell_of_signatures(pod);
         }
+        held.associated = associated.cloned();
         held.caller
             .send_replace(caller(pod, self.facts.table(&held.wanted)));
         self.facts.want(callers.values().map(|held| &held.wanted));
+    }
+
+    /// Asks the cluster's associations for a pod's role, as far as they were not asked lately.
+    async fn consult(self, attachment: Attachment) {
+        let Some(lease) = self.lease(attachment) else {
+            return;
+        };
+        let outcome = lease.get().await;
+        let mut callers = lock(&self.callers);
+        let Some(held) = callers.get_mut(&attachment) else {
+            return;
+        };
+        // What was decided meanwhile stands.
+        let is_current = held
+            .lease
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, &lease));
+        if let (true, Some(pod)) = (is_current, &held.associated) {
+            let role = match outcome {
+                Outcome::Ready(keys) => keys.role.clone().map(Assigned::Role),
+                Outcome::Nothing { message } => Some(Assigned::None(message)),
+                Outcome::Denied { message, .. } => Some(Assigned::Refused(message)),
+                Outcome::Transient => None,
+            };
+            if let Some(role) = role {
+                let facts = self.facts.table(&held.wanted);
+                held.caller.send_replace(known_as(pod, role, facts));
+            }
+        }
     }
 }
 
@@ -254,6 +296,7 @@ impl Held {
             caller: watch::Sender::new(Caller::Undecided),
             wanted: Wanted::new(),
             lease: None,
+            associated: None,
         }
     }
 }
@@ -264,17 +307,15 @@ fn caller(pod: Option<&link::Pod>, facts: Arc<Facts>) -> Caller {
         return Caller::Undecided;
     };
     let role = match &pod.assigned {
-        link::Assigned::Undecided => return Caller::Undecided,
+        link::Assigned::Undecided | link::Assigned::Association => return Caller::Undecided,
         link::Assigned::None { why } => Assigned::None(why.clone()),
         link::Assigned::Refused { why } => Assigned::Refused(why.clone()),
-        link::Assigned::Role { grant, .. } => match Role::new(&grant.role.to_string()) {
-            Ok(role) => Assigned::Role(role),
-            Err(error) => {
-                warn!(role = %grant.role, %error, "Not answering for a role");
-                Assigned::Refused(error.to_string())
-            }
-        },
+        link::Assigned::Role { grant } => Assigned::Role(grant.role.clone()),
     };
+    known_as(pod, role, facts)
+}
+
+fn known_as(pod: &link::Pod, role: Assigned, facts: Arc<Facts>) -> Caller {
     Caller::Known(Arc::new(Pod {
         role,
         imds_v1: pod.imds_v1,
@@ -319,7 +360,11 @@ impl Origins for Remote {
 impl Callers for Remote {
     fn watch(&self, attachment: Attachment) -> Option<watch::Receiver<Caller>> {
         let callers = lock(&self.callers);
-        callers.get(&attachment).map(|held| held.caller.subscribe())
+        let held = callers.get(&attachment)?;
+        if held.associated.is_some() {
+            tokio::spawn(self.clone().consult(attachment));
+        }
+        Some(held.caller.subscribe())
     }
 }
 
@@ -330,14 +375,26 @@ impl Proofs for Remote {
 }
 
 impl Vault for Remote {
-    async fn credentials(&self, attachment: Attachment, role: &Role) -> Fetched {
-        match self.lease(attachment) {
-            Some(lease) if lease.key().role == role.arn() => lease.find().await,
-            // The decision has changed since the request was read.
-            _ => Fetched {
-                outcome: Outcome::Transient,
-                found: None,
+    async fn credentials(&self, attachment: Attachment, role: &RoleArn) -> Fetched {
+        let changed = Fetched {
+            outcome: Outcome::Transient,
+            found: None,
+        };
+        let Some(lease) = self.lease(attachment) else {
+            return changed;
+        };
+        match &lease.key().role {
+            Some(known) if known == role => lease.find().await,
+            None => match lease.find().await {
+                // The association has changed since the request was read.
+                Fetched {
+                    outcome: Outcome::Ready(keys),
+                    ..
+                } if keys.role.as_ref() != Some(role) => changed,
+                fetched => fetched,
             },
+            // So has the decision.
+            Some(_) => changed,
         }
     }
 
@@ -348,7 +405,12 @@ impl Vault for Remote {
 }
 
 impl Tokens for Line {
-    async fn token(&self, owner: &Owner, audience: &str) -> Result<Secret, Fault> {
+    async fn token(
+        &self,
+        owner: &Owner,
+        audience: &str,
+        source: SourceKind,
+    ) -> Result<Secret, Fault> {
         let id = self.shared.number();
         let (answer, waits) = oneshot::channel();
         lock(&self.shared.tokens).insert(id, answer);
@@ -356,14 +418,18 @@ impl Tokens for Line {
             id,
             pod_uid: owner.pod_uid.clone(),
             audience: audience.to_owned(),
+            source,
         });
         let token = match asked {
-            Some(()) => timeout(PATIENCE, waits).await.ok().and_then(Result::ok),
+            Some(()) => timeout(TOKEN_PATIENCE, waits)
+                .await
+                .ok()
+                .and_then(Result::ok),
             None => None,
         };
         lock(&self.shared.tokens).remove(&id);
         let fault = |message: String| Fault {
-            class: Class::Network,
+            class: Class::NoToken,
             code: "NoToken".to_owned(),
             message,
         };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::credentials::{ASSUME_ROLE_UNAUTHORIZED, Credentials};
+use crate::role::SourceKind;
 use crate::secret::Secret;
 
 #[test]
@@ -15,6 +16,8 @@ fn what_came_of_asking_for_keys_is_answered() {
             last_updated: now(),
             account_id: "123456789012".to_owned(),
             request_id: None,
+            source: SourceKind::TokenRequest,
+            role: None,
         }))
     };
     let denied = Outcome::Denied {

@@ -173,3 +173,46 @@ proptest! {
         prop_assert!(RoleArn::parse(&spoiled).is_err(), "{:?}", spoiled);
     }
 }
+
+#[test]
+fn a_role_is_asked_for_by_its_name_its_path_or_its_arn_and_by_no_other() {
+    let role =
+        RoleArn::parse("arn:aws-us-gov:iam::123456789012:role/team/blue/app").expect("an ARN");
+    assert_eq!(
+        (role.name(), role.path_and_name()),
+        ("app", "team/blue/app")
+    );
+    assert_eq!(
+        role.instance_profile_arn(),
+        "arn:aws-us-gov:iam::123456789012:instance-profile/team/blue/app"
+    );
+    for name in ["app", "team/blue/app", role.as_str()] {
+        assert!(role.is_asked_for_by(name));
+    }
+    for name in [
+        "",
+        "blue/app",
+        "/app",
+        "App",
+        "app-admin",
+        "arn:aws:iam::123456789012:role/team/blue/app",
+    ] {
+        assert!(!role.is_asked_for_by(name), "{name}");
+    }
+}
+
+#[test]
+fn an_instance_profile_id_looks_real_and_is_stable() {
+    let id = |name: &str| {
+        let arn = format!("arn:aws:iam::123456789012:role/{name}");
+        RoleArn::parse(&arn).expect("an ARN").instance_profile_id()
+    };
+    assert_eq!(id("app"), id("app"));
+    assert_ne!(id("app"), id("apq"));
+    let id = id("app");
+    assert!(id.len() == 21 && id.starts_with("AIPA"));
+    assert!(
+        id.bytes()
+            .all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte))
+    );
+}

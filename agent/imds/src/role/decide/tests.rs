@@ -17,6 +17,9 @@ const ROLE_SOURCE: &str = "portcullis.dev/role-source";
 const ROLE_MODE: &str = "portcullis.dev/role-mode";
 const BASE: &str = "arn:aws:iam::123456789012:role/";
 
+const CLASSIC: &[SourceKind] = &[SourceKind::AssumeRole];
+const WEB: &[SourceKind] = &[SourceKind::TokenRequest];
+
 type Pairs = &'static [(&'static str, &'static str)];
 
 /// A cluster with one pod in it.
@@ -25,7 +28,6 @@ struct Case {
     pod: Pairs,
     account: Pairs,
     namespace: Pairs,
-    kind: Kind,
     settings: Settings,
 }
 
@@ -35,8 +37,8 @@ fn case() -> Case {
         pod: &[],
         account: &[],
         namespace: &[],
-        kind: Kind::Classic,
         settings: Settings {
+            sources: CLASSIC.to_vec(),
             base: Discovered::Known(BASE.parse().expect("a good base")),
             default_role: Discovered::Unset,
             restrictions: Restrictions {
@@ -64,8 +66,8 @@ impl Case {
         self
     }
 
-    fn kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
+    fn sources(mut self, sources: &[SourceKind]) -> Self {
+        self.settings.sources = sources.to_vec();
         self
     }
 
@@ -74,7 +76,7 @@ impl Case {
         self
     }
 
-    /// For both kinds.
+    /// Whatever the sources are.
     fn restricted(mut self, require: Require) -> Self {
         self.settings.restrictions = Restrictions {
             classic: require,
@@ -104,7 +106,7 @@ impl Case {
             pod: Some(&pod),
             service_account: Some(&account),
             namespace: Some(&namespace),
-            kind: self.kind,
+            projected: &[],
         };
         decide(&asked, &self.settings)
     }
@@ -158,7 +160,7 @@ fn line_1_whatever_is_not_known_is_undecided_and_never_the_default_role_i1() {
         pod: Some(&pod),
         service_account: Some(&account),
         namespace: Some(&namespace),
-        kind: Kind::Classic,
+        projected: &[],
     };
     let elsewhere = Namespace {
         name: "other".to_owned(),
@@ -455,9 +457,9 @@ fn a_session_policy_that_cannot_be_read_refuses_every_role_rather_than_widen_it(
 
 #[test]
 fn token_settings_are_of_the_account_whoever_names_the_role_and_count_for_web_identity_only() {
-    let web = case().pod(&[(ROLE, "a")]).kind(Kind::Web);
+    let web = case().pod(&[(ROLE, "a")]).sources(WEB);
     assert_eq!(grant(&web).web, Some(WebIdentity::default()));
-    assert_eq!(grant(&web.clone().kind(Kind::Classic)).web, None);
+    assert_eq!(grant(&web.clone().sources(CLASSIC)).web, None);
     let set = web.clone().account(&[
         ("eks.amazonaws.com/audience", "example.com"),
         ("eks.amazonaws.com/token-expiration", "1200"),
@@ -478,7 +480,7 @@ fn token_settings_are_of_the_account_whoever_names_the_role_and_count_for_web_id
     ] {
         let broken = web.clone().account(account);
         expect(&broken, 3, "token-settings-malformed");
-        expect(&broken.kind(Kind::Classic), 3, "a");
+        expect(&broken.sources(CLASSIC), 3, "a");
     }
 }
 
@@ -518,5 +520,89 @@ fn each_stronger_line_takes_over_and_gives_back_what_it_took() {
         (&pod.clone().pod(&[]).account(&[]).namespace(&[]), 6, "c"),
     ] {
         expect(case, line, answer);
+    }
+}
+
+#[test]
+fn a_role_comes_with_the_ways_to_it_that_can_carry_all_that_was_asked_for() {
+    use SourceKind::{AssumeRole, Chained, EksAuth, Projected, TokenRequest};
+    let all = case()
+        .sources(&[Projected, TokenRequest, Chained, EksAuth, AssumeRole])
+        .pod(&[(ROLE, "a")]);
+    let sources = |case: &Case| grant(case).sources;
+    assert_eq!(sources(&all), [TokenRequest, EksAuth, AssumeRole]);
+    let chained = all.clone().account(&[(ROLE, "s")]);
+    assert_eq!(
+        sources(&chained),
+        [TokenRequest, Chained, EksAuth, AssumeRole]
+    );
+    let through = grant(&chained).through.expect("the account's role");
+    assert_eq!(through.name(), "s");
+    // From a role to itself there is no chain.
+    assert_eq!(grant(&all.clone().account(&[(ROLE, "a")])).through, None);
+    let policy = all.namespace(&[("portcullis.dev/session-policy", "{}")]);
+    assert_eq!(sources(&policy), [TokenRequest, AssumeRole]);
+}
+
+#[test]
+fn a_projected_token_counts_if_it_is_for_the_audience_that_the_account_chose() {
+    let case = case()
+        .sources(&[SourceKind::Projected, SourceKind::TokenRequest])
+        .pod(&[(ROLE, "a")]);
+    let sources = |case: &Case, audiences: &[&str]| {
+        let (pod, account, namespace) = case.objects();
+        let projected: Vec<Box<str>> = audiences.iter().map(|&text| text.into()).collect();
+        let asked = Asked {
+            synced: true,
+            pod: Some(&pod),
+            service_account: Some(&account),
+            namespace: Some(&namespace),
+            projected: &projected,
+        };
+        match decide(&asked, &case.settings).outcome {
+            Outcome::Role(grant) => grant.sources,
+            other => panic!("{other:?}"),
+        }
+    };
+    let both = [SourceKind::Projected, SourceKind::TokenRequest];
+    assert_eq!(sources(&case, &["vault", "sts.amazonaws.com"]), both);
+    assert_eq!(sources(&case, &["vault"]), WEB);
+    let other = case.account(&[("eks.amazonaws.com/audience", "vault")]);
+    assert_eq!(sources(&other, &["vault"]), both);
+    assert_eq!(sources(&other, &["sts.amazonaws.com"]), WEB);
+}
+
+#[test]
+fn k1_an_external_id_that_no_source_can_carry_is_refused_and_never_dropped() {
+    let with_id = case().pod(&[(ROLE, "a"), (EXTERNAL_ID, "abc")]);
+    expect(&with_id, 3, "a");
+    for sources in [WEB, &[SourceKind::EksAuth], &[SourceKind::Chained]] {
+        let case = with_id.clone().sources(sources);
+        expect(&case, 3, "external-id-without-source");
+    }
+    let chained = with_id
+        .sources(&[SourceKind::TokenRequest, SourceKind::Chained])
+        .account(&[(ROLE, "s")]);
+    assert_eq!(grant(&chained).sources, [SourceKind::Chained]);
+    let no_way = case().sources(&[SourceKind::Projected]);
+    expect(&no_way.pod(&[(ROLE, "a")]), 3, "no-source");
+}
+
+#[test]
+fn the_clusters_associations_are_asked_for_pods_of_line_7_alone() {
+    let eks = case().sources(&[SourceKind::EksAuth]);
+    assert!(eks.decide().association);
+    assert!(!case().decide().association);
+    for other in [
+        eks.clone().pod(&[(ROLE, "")]),
+        eks.clone().pod(&[(ROLE, "a")]),
+        eks.clone().namespace(&[(DEFAULT_ROLE, "none")]),
+        eks.clone().cluster_default("c"),
+        // A session policy could not be told to EKS.
+        eks.clone()
+            .namespace(&[("portcullis.dev/session-policy", "{}")]),
+        eks.namespace(&[("portcullis.dev/session-policy", "broken")]),
+    ] {
+        assert!(!other.decide().association);
     }
 }

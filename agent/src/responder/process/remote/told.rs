@@ -44,7 +44,9 @@ impl Remote {
         let mut min_expiry_secs: Option<i64> = None;
         for summary in self.cache.summary() {
             if let Some(end) = summary.expiration.filter(|end| *end > now) {
-                *cached.entry(summary.key.source).or_default() += 1;
+                if let Some(source) = summary.source {
+                    *cached.entry(source).or_default() += 1;
+                }
                 let left = end.duration_since(now).as_secs();
                 min_expiry_secs = Some(min_expiry_secs.map_or(left, |least| least.min(left)));
             }

@@ -46,12 +46,20 @@ fn what_restrictions_say_by_what_is_required_and_what_is_there() {
 }
 
 #[test]
-fn each_kind_has_its_own_requirement_and_the_defaults_are_strict_for_the_classic_one() {
+fn by_default_namespaces_have_to_name_roles_where_assume_role_is_among_the_sources() {
     let case = case()
         .pod(&[(ROLE, "a")])
         .set(|settings| settings.restrictions = Restrictions::default());
     expect(&case, 3, "restriction-missing");
-    expect(&case.kind(Kind::Web), 3, "a");
+    expect(
+        &case
+            .clone()
+            .sources(&[SourceKind::TokenRequest, SourceKind::AssumeRole]),
+        3,
+        "restriction-missing",
+    );
+    expect(&case.clone().sources(&[SourceKind::EksAuth]), 3, "a");
+    expect(&case.sources(WEB), 3, "a");
 }
 
 #[test]
