@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 const STATIC: &str = "-C target-feature=+crt-static";
 
-/// A static program that can lie at any address relocates itself: 24 bytes for each pointer, or a bit (DT_RELR, glibc 2.36, binutils 2.38).
+/// A static program that can lie at any address relocates itself: 24 bytes for each pointer, or a bit (`DT_RELR`, glibc 2.36, binutils 2.38).
 const PACKED: &str = "-C link-arg=-Wl,-z,pack-relative-relocs";
 
 /// Where the workspace and its products lie.

@@ -1,6 +1,6 @@
 //! Questions of the agent about its responder: what it has counted, what its cache has.
 //!
-//! An answer takes the responder well under a millisecond. A responder that is not there, or takes longer than [`PATIENCE`], has not answered: nobody waits.
+//! An answer takes the responder well under a millisecond. A responder that is not there, or takes longer than `PATIENCE`, has not answered: nobody waits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
