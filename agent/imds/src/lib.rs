@@ -31,4 +31,5 @@ pub mod server;
 pub mod sources;
 pub mod sts;
 pub mod token;
+pub mod trust;
 pub mod upstream;

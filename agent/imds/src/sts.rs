@@ -30,6 +30,7 @@ use crate::credentials::Credentials;
 use crate::metrics::{Metrics, Operation};
 use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
+use crate::trust;
 
 /// One call, retries included.
 pub const WHOLE: Duration = Duration::from_secs(2);
@@ -199,6 +200,7 @@ impl Sts {
 pub fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(trust::roots())
         .build_https()
 }
 
