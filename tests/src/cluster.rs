@@ -10,6 +10,7 @@
 //! | `ground` | a namespace of the API with pods, made for one test, and listeners in those pods |
 //! | `node` | a node: its namespaces, its processes |
 //! | `agent` | the agents: their pods, their status, what they may do |
+//! | `sts` | an STS behind the nodes, and agents whose pods get credentials from it |
 //!
 //! Objects are written by kubectl as a person would write them. Packets come from sockets of the test itself, because a program started in a
 //! pod takes longer than a verdict; the pods, their interfaces and their programs are real.
@@ -18,6 +19,7 @@ pub mod agent;
 pub mod ground;
 pub mod node;
 pub mod pod;
+pub mod sts;
 
 use std::env;
 use std::io::Write as _;

@@ -20,6 +20,8 @@ mod outage;
 mod plugin;
 #[path = "cluster/rights.rs"]
 mod rights;
+#[path = "cluster/roles.rs"]
+mod roles;
 #[path = "cluster/rollout.rs"]
 mod rollout;
 #[path = "cluster/services.rs"]

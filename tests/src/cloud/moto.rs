@@ -44,6 +44,7 @@ impl Moto {
         let mut command = Command::new(python("moto_server"));
         command
             .args(["-H", "0.0.0.0", "-p", &PORT.to_string()])
+            .env("MOTO_RECORDER_FILEPATH", recording())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -86,6 +87,8 @@ impl Drop for Moto {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Only a test that asked for one has it.
+        let _ = fs::remove_file(recording());
     }
 }
 
@@ -115,6 +118,11 @@ impl Drop for Oracle {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where it writes the calls that it is told to record.
+fn recording() -> PathBuf {
+    std::env::temp_dir().join(format!("portcullis-moto-{}", std::process::id()))
 }
 
 /// A program of the Python environment that `cargo xtask test` prepares.
