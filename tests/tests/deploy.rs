@@ -258,6 +258,39 @@ fn asking_for_tokens_is_a_right_that_comes_with_its_fence() {
 }
 
 #[test]
+fn the_token_reader_reads_the_pods_volumes_and_has_one_capability() {
+    let patch = documents("components/projected/token-reader.yaml").remove(0);
+    assert_eq!(agent(&patch)["volumeMounts"][0]["name"], "token-reader");
+    let reader = container(&patch, "token-reader");
+    let expected = json!({
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "capabilities": {"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    assert_eq!(reader["securityContext"], expected);
+    let mounts = json!([
+        {"name": "kubelet-pods", "mountPath": "/var/lib/kubelet/pods", "readOnly": true, "mountPropagation": "HostToContainer"},
+        {"name": "token-reader", "mountPath": "/run/portcullis-token-reader"},
+    ]);
+    assert_eq!(reader["volumeMounts"], mounts);
+    let image = agent(&of_kind(&documents("portcullis.yaml"), "DaemonSet"))["image"].clone();
+    assert_eq!(reader["image"], image);
+    let (_, patches) = component("projected");
+    let socket = "=/run/portcullis-token-reader/socket";
+    assert!(
+        patches
+            .to_string()
+            .contains(&format!("--token-reader{socket}"))
+    );
+    let words = reader["args"].as_array().expect("it has words");
+    assert!(words.contains(&json!(format!("--socket{socket}"))));
+}
+
+#[test]
 fn nothing_takes_protection_away_when_an_agent_ends() {
     for path in [
         "portcullis.yaml",
