@@ -17,6 +17,7 @@ pub use ask::{
     PlaceArgs, PolicyCommand, StatusArgs, StatusOutput, Verdict, WaitArgs, plugin,
 };
 pub use iam::{AuditArgs, IamArgs, IamCommand, WhoamiArgs};
+use portcullis_imds::jwt::POD_IDENTITY_AUDIENCE;
 pub use roles::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs, SourceArg};
 use value::{duration, service_account};
 
@@ -183,6 +184,12 @@ pub struct ResponderArgs {
     /// STS elsewhere
     #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
     pub sts_endpoint: Option<String>,
+    /// EKS Auth elsewhere
+    #[arg(long, env = "AWS_ENDPOINT_URL_EKS_AUTH", value_name = "URL")]
+    pub eks_auth_endpoint: Option<String>,
+    /// For whom tokens have to be that pods show at the container addresses
+    #[arg(long, value_name = "AUDIENCE", default_value = POD_IDENTITY_AUDIENCE)]
+    pub pod_identity_audience: String,
     /// Which pods share a session: none, those of a service account, or those with one role
     #[arg(long, value_enum, default_value_t = ScopeArg::Pod)]
     pub session_scope: ScopeArg,

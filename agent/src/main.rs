@@ -164,6 +164,8 @@ fn responder(arguments: ResponderArgs) -> Result<u8> {
         } else {
             ImdsV1::Deny
         },
+        eks_auth_endpoint: arguments.eks_auth_endpoint,
+        audience: arguments.pod_identity_audience,
         sessions: Sessions {
             scope: match arguments.session_scope {
                 ScopeArg::Pod => Scope::Pod,

@@ -16,6 +16,7 @@ use crate::dataplane::pins::this_owner;
 use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
 use crate::flowlog;
+use crate::kube::signers::{self, Signers};
 use crate::kube::token::TokenMaker;
 use crate::kube::{Batch, Keep, event, manifests, watch as kube_watch};
 use crate::reconcile::{Callers, Node, rules_of_others};
@@ -64,6 +65,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     );
     let feed_tokens = feed.tokens();
     let counts = feed_tokens.as_ref().map(TokenMaker::counts);
+    let signers = feed.signers(&mut tasks);
     let rereader = feed.start(batches, &mut tasks);
     let (lookup, lookups) = watch::channel(node.lookup());
     let callers = watch::Sender::new(node.callers());
@@ -91,6 +93,7 @@ pub async fn run(settings: Settings) -> Result<()> {
                 lookup,
                 callers,
                 tokens,
+                signers,
                 uid,
                 asked: asks,
                 audit,
@@ -157,6 +160,19 @@ impl Feed {
             Ok(())
         });
         Some(sender)
+    }
+
+    /// What web-identity tokens are checked with.
+    fn signers(&self, tasks: &mut JoinSet<Result<()>>) -> Option<Signers> {
+        let Self::ApiServer(client, _) = self else {
+            return None;
+        };
+        let (signers, task) = signers::follow(client.clone());
+        tasks.spawn(async move {
+            task.await;
+            Ok(())
+        });
+        Some(signers)
     }
 
     /// Who makes web-identity tokens.

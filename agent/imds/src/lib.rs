@@ -14,6 +14,7 @@ pub mod audit;
 pub mod cache;
 pub mod caller;
 pub mod credentials;
+pub mod eks_auth;
 pub mod facts;
 pub mod jwt;
 pub mod link;

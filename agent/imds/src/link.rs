@@ -23,6 +23,7 @@ use crate::audit::Record;
 use crate::cache::{Fault, Owner, Summary};
 use crate::caller::Attachment;
 use crate::facts::Wanted;
+use crate::jwt::KeySet;
 use crate::metrics::Snapshot;
 use crate::role::{Grant, SourceKind};
 use crate::secret::Secret;
@@ -57,6 +58,11 @@ pub enum FromAgent {
         id: u64,
         /// Whose the connection is; nobody's is to be reset.
         origin: Option<Origin>,
+    },
+    /// What pods' web-identity tokens are checked with, whenever it changes.
+    Keys {
+        /// The cluster's keys.
+        set: Box<KeySet>,
     },
     /// The answer to [`FromResponder::Token`].
     Token {
@@ -108,6 +114,8 @@ pub enum FromResponder {
         /// The way that needs it.
         source: SourceKind,
     },
+    /// A token names a key that is not among those that were told: are there others by now?
+    Keys,
     /// What was handed out or refused.
     Record {
         /// The record.

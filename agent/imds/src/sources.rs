@@ -9,8 +9,13 @@
 //! A way that cannot begin, because there is no token or no association, gives way to the next. What AWS refuses stays refused: the next way would get the
 //! same role around a rule that somebody made.
 
+use std::sync::Arc;
+
 use crate::cache::{Class, Fault, Key, Owner, Source};
 use crate::credentials::Credentials;
+use crate::eks_auth::EksAuth;
+use crate::jwt::POD_IDENTITY_AUDIENCE;
+use crate::metrics::Metrics;
 use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
 use crate::sts::Sts;
@@ -33,13 +38,20 @@ pub trait Tokens: Send + Sync + 'static {
 pub struct Sources<T> {
     tokens: T,
     sts: Sts,
+    eks_auth: Option<EksAuth>,
+    metrics: Arc<Metrics>,
 }
 
 impl<T: Tokens> Sources<T> {
     /// With tokens from `tokens`.
     #[must_use]
-    pub const fn new(tokens: T, sts: Sts) -> Self {
-        Self { tokens, sts }
+    pub fn new(tokens: T, sts: Sts, eks_auth: Option<EksAuth>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            tokens,
+            sts: sts.counted(Arc::clone(&metrics)),
+            eks_auth,
+            metrics,
+        }
     }
 
     async fn by(&self, source: SourceKind, key: &Key, owner: &Owner) -> Result<Credentials, Fault> {
@@ -54,14 +66,41 @@ impl<T: Tokens> Sources<T> {
                 self.sts.assume_role(key, role, Some(&first)).await
             }
             (SourceKind::AssumeRole, Some(role), _) => self.sts.assume_role(key, role, None).await,
-            (SourceKind::EksAuth, ..) | (_, None, _) | (SourceKind::Chained, _, None) => {
-                Err(Fault {
-                    class: Class::Invalid,
-                    code: "NoSource".to_owned(),
-                    message: format!("{} cannot get these credentials", source.as_str()),
-                })
-            }
+            (SourceKind::EksAuth, role, _) => self.by_association(owner, role.as_ref()).await,
+            (_, None, _) | (SourceKind::Chained, _, None) => Err(Fault {
+                class: Class::Invalid,
+                code: "NoSource".to_owned(),
+                message: format!("{} cannot get these credentials", source.as_str()),
+            }),
         }
+    }
+
+    async fn by_association(
+        &self,
+        owner: &Owner,
+        role: Option<&RoleArn>,
+    ) -> Result<Credentials, Fault> {
+        let Some(eks_auth) = &self.eks_auth else {
+            return Err(Fault {
+                class: Class::Invalid,
+                code: "NoCluster".to_owned(),
+                message: "eks-auth needs --cluster-name on the responder".to_owned(),
+            });
+        };
+        let token = || {
+            self.tokens
+                .token(owner, POD_IDENTITY_AUDIENCE, SourceKind::EksAuth)
+        };
+        let first = token().await?;
+        let refused = match eks_auth.assume(&first, role, &self.metrics).await {
+            Err(fault) if fault.class == Class::BadToken => fault,
+            result => return result,
+        };
+        let next = token().await?;
+        if next == first {
+            return Err(refused);
+        }
+        eks_auth.assume(&next, role, &self.metrics).await
     }
 
     /// With a token that was read for this call. If STS says that it has ended, the kubelet may have written the next one meanwhile.
@@ -109,3 +148,6 @@ impl<T: Tokens> Source for Sources<T> {
         Err(gave_way)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,9 @@ use crate::trust;
 /// One call, retries included.
 pub const WHOLE: Duration = Duration::from_secs(2);
 /// Until a connection stands.
-const CONNECT: Duration = Duration::from_millis(250);
-const ATTEMPTS: u32 = 3;
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+pub(crate) const CONNECT: Duration = Duration::from_millis(250);
+pub(crate) const ATTEMPTS: u32 = 3;
+pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 /// The least that is the maximum of every role, and the most that a chained one may have.
 const SESSION_SECS: i32 = 3600;
@@ -62,6 +62,15 @@ pub struct NoEndpoint {
 
 /// Where STS is asked for a region, by the partition that it belongs to; the global endpoint on request.
 pub async fn endpoint(region: &str, regional: bool) -> Result<String, NoEndpoint> {
+    resolve(region, regional, false).await
+}
+
+/// The same by a name that has addresses of both families, as newer services have them alone.
+pub(crate) async fn dual_stack(region: &str) -> Result<String, NoEndpoint> {
+    resolve(region, true, true).await
+}
+
+async fn resolve(region: &str, regional: bool, dual_stack: bool) -> Result<String, NoEndpoint> {
     let no_endpoint = |source: aws_sdk_sts::error::BoxError| NoEndpoint {
         region: region.to_owned(),
         source,
@@ -69,6 +78,7 @@ pub async fn endpoint(region: &str, regional: bool) -> Result<String, NoEndpoint
     let params = Params::builder()
         .region(region)
         .use_global_endpoint(!regional)
+        .use_dual_stack(dual_stack)
         .build()
         .map_err(|error| no_endpoint(error.into()))?;
     let endpoint = DefaultResolver::new()

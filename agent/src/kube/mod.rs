@@ -14,6 +14,7 @@ mod keep;
 pub mod manifests;
 mod object;
 mod problem;
+pub mod signers;
 pub mod token;
 pub mod watch;
 

@@ -16,6 +16,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use portcullis_common::abi::Owner as Mark;
 use portcullis_imds::cache::Owner;
 use portcullis_imds::caller::Attachment;
+use portcullis_imds::jwt::KeySet;
 use portcullis_imds::link::{FromAgent, FromResponder, LINE, Origin, Pod};
 use portcullis_imds::role::SourceKind;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
@@ -34,6 +35,7 @@ use super::tokens::{TokenSource, needs};
 use crate::audit::Audit;
 use crate::dataplane::plan::address_bytes;
 use crate::flowlog::Lookup;
+use crate::kube::signers::Signers;
 use crate::reconcile::{Callers, attachment, host_attachment};
 
 /// How long an origin may take to be known: the tables of a pod that is starting are written a moment before they are told to us.
@@ -54,6 +56,8 @@ pub struct Link {
     pub callers: watch::Receiver<Callers>,
     /// Who has tokens.
     pub tokens: Arc<TokenSource>,
+    /// What pods' tokens are checked with; nothing where there is no API server.
+    pub signers: Option<Signers>,
     /// The only uid that may connect.
     pub uid: u32,
     /// Who asks the responder about itself.
@@ -134,6 +138,7 @@ impl Link {
         tokio::select! {
             result = write_lines(write, lines) => result,
             result = self.tell(callers, out.clone()) => result,
+            result = tell_keys(self.signers.clone(), out.clone()) => result,
             result = self.answer(BufReader::new(read), out) => result,
         }
     }
@@ -176,6 +181,11 @@ impl Link {
                         // The link may be gone.
                         let _ = out.send(FromAgent::Origin { id, origin }).await;
                     });
+                }
+                Ok(FromResponder::Keys) => {
+                    if let Some(signers) = &self.signers {
+                        signers.wanted.notify_one();
+                    }
                 }
                 Ok(FromResponder::Token {
                     id,
@@ -322,6 +332,21 @@ impl Whose {
             }
             timeout_at(deadline, lookup.changed()).await.ok()?.ok()?;
         }
+    }
+}
+
+/// Says what tokens are checked with, and what becomes different.
+async fn tell_keys(signers: Option<Signers>, out: mpsc::Sender<FromAgent>) -> Result<()> {
+    let Some(Signers { mut known, .. }) = signers else {
+        return std::future::pending().await;
+    };
+    loop {
+        let set = known.borrow_and_update().clone();
+        if let Some(set) = set {
+            let set = Box::new(KeySet::clone(&set));
+            out.send(FromAgent::Keys { set }).await?;
+        }
+        known.changed().await?;
     }
 }
 

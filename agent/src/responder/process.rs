@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use portcullis_common::guard;
 use portcullis_imds::cache::{Endpoints, Sessions};
+use portcullis_imds::eks_auth::{self, EksAuth};
 use portcullis_imds::listener::{Hosts, Service};
 use portcullis_imds::metrics::Upstream as Counters;
 use portcullis_imds::respond::ImdsV1;
@@ -59,6 +60,10 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// Whether metadata is answered without session tokens.
     pub imds_v1: ImdsV1,
+    /// EKS Auth elsewhere.
+    pub eks_auth_endpoint: Option<String>,
+    /// For whom tokens have to be that pods show.
+    pub audience: String,
     /// How sessions are named, tagged and shared.
     pub sessions: Sessions,
     /// Names beside the addresses that `Host` may say.
@@ -95,9 +100,27 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => SharedCredentialsProvider::new(NodeKeys::new(upstream())),
     };
     let keys = keys::keep(settings.keys.clone())?;
-    let sts = Sts::new(&region, Some(own), sts::http_client());
-    let sessions = settings.sessions.clone();
-    let remote = Remote::new(endpoints, sessions, sts, upstream(), counters.clone());
+    let http = sts::http_client();
+    let eks_auth = match &settings.sessions.cluster {
+        Some(cluster) => {
+            let endpoint = match &settings.eks_auth_endpoint {
+                Some(url) => url.clone(),
+                None => eks_auth::endpoint(&region).await?,
+            };
+            let own = Some(own.clone());
+            let eks_auth = EksAuth::new(cluster, &endpoint, &region, own, http.clone());
+            Some(eks_auth.context("reading --cluster-name")?)
+        }
+        None => None,
+    };
+    let sts = Sts::new(&region, Some(own), http);
+    let remote = Remote::new(
+        endpoints,
+        (settings.sessions.clone(), &settings.audience),
+        (sts, eks_auth),
+        upstream(),
+        counters.clone(),
+    );
     tokio::select! {
         result = follow(&settings, &remote, &keys) => result,
         () = remote.follow_the_node() => Err(anyhow!("nothing more can become known of the node")),

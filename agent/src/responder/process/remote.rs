@@ -14,7 +14,9 @@ use portcullis_imds::audit::{Book, Way, way_of};
 use portcullis_imds::cache::{Cache, Class, Endpoints, Fault, Key, Lease, Owner, Sessions, World};
 use portcullis_imds::caller::{Assigned, Attachment, Caller, Pod};
 use portcullis_imds::credentials::{Fetched, Outcome};
+use portcullis_imds::eks_auth::EksAuth;
 use portcullis_imds::facts::{Facts, Wanted};
+use portcullis_imds::jwt::{self, KeySet, Wrong};
 use portcullis_imds::link::{self, FromAgent, FromResponder, LINE, Origin};
 use portcullis_imds::listener::Service;
 use portcullis_imds::metrics::{Metrics, Upstream};
@@ -36,6 +38,8 @@ use super::node_facts::NodeFacts;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it may take to have a token: the kubelet writes that of a pod which is starting.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(12);
+/// How long a token that names an unknown key waits for the cluster's newest.
+const KEYS_PATIENCE: Duration = Duration::from_millis(500);
 /// How often records of what is alike are told.
 const MINUTE: Duration = Duration::from_mins(1);
 /// Questions that wait to be written.
@@ -48,6 +52,7 @@ pub(super) struct Remote {
     cache: Cache<Sources<Line>>,
     endpoints: Arc<Endpoints>,
     sessions: Arc<Sessions>,
+    audience: Arc<str>,
     callers: Arc<Mutex<HashMap<Attachment, Held>>>,
     /// What is told without being asked.
     book: Arc<Book>,
@@ -69,6 +74,8 @@ struct Shared {
     next: AtomicU64,
     origins: Mutex<HashMap<u64, oneshot::Sender<Option<Origin>>>>,
     tokens: Mutex<HashMap<u64, oneshot::Sender<Result<Secret, String>>>>,
+    /// What pods' tokens are checked with, once that is known.
+    keys: watch::Sender<Option<Arc<KeySet>>>,
 }
 
 /// What is known of an attachment.
@@ -78,6 +85,8 @@ struct Held {
     wanted: Wanted,
     /// Its claim to credentials.
     lease: Option<Arc<Lease<Sources<Line>>>>,
+    /// Whose tokens are good here.
+    owner: Option<Owner>,
     /// The pod, if associations say what its role is: they are asked when it comes.
     associated: Option<link::Pod>,
 }
@@ -85,8 +94,8 @@ struct Held {
 impl Remote {
     pub(super) fn new(
         endpoints: Endpoints,
-        sessions: Sessions,
-        sts: Sts,
+        (sessions, audience): (Sessions, &str),
+        (sts, eks_auth): (Sts, Option<EksAuth>),
         upstream: Client,
         counters: Arc<Upstream>,
     ) -> Self {
@@ -99,7 +108,7 @@ impl Remote {
             chance: Arc::new(chance),
         };
         let (book, metrics) = (Arc::<Book>::default(), Arc::<Metrics>::default());
-        let sources = Sources::new(line, sts.counted(Arc::clone(&metrics)));
+        let sources = Sources::new(line, sts, eks_auth, Arc::clone(&metrics));
         let cache = Cache::new(sources, world);
         cache.observe(Arc::clone(&book), Arc::clone(&metrics));
         Self {
@@ -107,6 +116,7 @@ impl Remote {
             shared,
             endpoints: Arc::new(endpoints),
             sessions: Arc::new(sessions),
+            audience: audience.into(),
             callers: Arc::default(),
             book,
             metrics,
@@ -215,6 +225,9 @@ impl Remote {
                         let _ = waits.send(origin);
                     }
                 }
+                FromAgent::Keys { set } => {
+                    self.shared.keys.send_replace(Some(Arc::from(set)));
+                }
                 FromAgent::Token { id, token } => {
                     let waits = lock(&self.shared.tokens).remove(&id);
                     if let Some(waits) = waits {
@@ -254,6 +267,7 @@ impl Remote {
         if let Some(pod) = pod {
             self.facts.tell_of_signatures(pod);
         }
+        held.owner = pod.map(|pod| pod.owner.clone());
         held.associated = associated.cloned();
         held.caller
             .send_replace(caller(pod, self.facts.table(&held.wanted)));
@@ -296,6 +310,7 @@ impl Held {
             caller: watch::Sender::new(Caller::Undecided),
             wanted: Wanted::new(),
             lease: None,
+            owner: None,
             associated: None,
         }
     }
@@ -369,8 +384,41 @@ impl Callers for Remote {
 }
 
 impl Proofs for Remote {
-    async fn prove(&self, _attachment: Attachment, _token: &str) -> Proof {
-        Proof::Unavailable
+    async fn prove(&self, attachment: Attachment, token: &str) -> Proof {
+        let owner = lock(&self.callers)
+            .get(&attachment)
+            .and_then(|held| held.owner.clone());
+        let Some(owner) = owner else {
+            return Proof::Unavailable;
+        };
+        let mut keys = self.shared.keys.subscribe();
+        let check = |set: Option<Arc<KeySet>>| {
+            let set = set?;
+            Some(jwt::check(
+                token,
+                &set,
+                &self.audience,
+                &owner,
+                Timestamp::now(),
+            ))
+        };
+        let known = keys.borrow_and_update().clone();
+        let mut checked = check(known);
+        // The cluster may have a new key since.
+        if checked == Some(Err(Wrong::UnknownKey))
+            && self.shared.ask(FromResponder::Keys).is_some()
+            && let Ok(Ok(())) = timeout(KEYS_PATIENCE, keys.changed()).await
+        {
+            let newest = keys.borrow_and_update().clone();
+            checked = check(newest);
+        }
+        match checked {
+            None => Proof::Unavailable,
+            Some(Ok(())) => Proof::Good,
+            Some(Err(Wrong::Form)) => Proof::Malformed,
+            Some(Err(Wrong::Owner)) => Proof::Foreign,
+            Some(Err(_)) => Proof::Bad,
+        }
     }
 }
 
@@ -460,3 +508,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
