@@ -16,6 +16,9 @@ const STATIC: &str = "-C target-feature=+crt-static";
 /// A static program that can lie at any address relocates itself: 24 bytes for each pointer, or a bit (`DT_RELR`, glibc 2.36, binutils 2.38).
 const PACKED: &str = "-C link-arg=-Wl,-z,pack-relative-relocs";
 
+/// Leaves out the tables to unwind a stack by: a release ends where it panics, and has no symbols.
+const UNTABLED: &str = "xtask/release.ld";
+
 /// Where the workspace and its products lie.
 pub(crate) struct Layout {
     pub(crate) root: PathBuf,
@@ -50,7 +53,12 @@ impl Layout {
 
     /// The same for what is measured and shipped.
     pub(crate) fn cargo_release(&self, verb: &str, object: &Path) -> Command {
-        let mut command = self.cargo_with(verb, object, &format!("{STATIC} {PACKED}"));
+        let script = self.root.join(UNTABLED);
+        let untabled = format!(
+            "-C link-arg=-Wl,--no-eh-frame-hdr,-T,{}",
+            script.display()
+        );
+        let mut command = self.cargo_with(verb, object, &format!("{STATIC} {PACKED} {untabled}"));
         command.arg("--release");
         command
     }
