@@ -34,7 +34,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the node's agent: follow objects, compile, enforce
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Answer pods' metadata requests: a container of its own beside the agent's
     Responder(ResponderArgs),
     /// Read pods' projected tokens for the agent: a container of its own with `CAP_DAC_READ_SEARCH`
@@ -149,6 +149,9 @@ pub struct AgentArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields have their own")]
     pub roles: RoleArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields have their own")]
+    pub upstream: UpstreamArgs,
 }
 
 /// The node's own metadata service.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod dataplane;
+pub mod discovery;
 pub mod endpoint;
 pub mod failure;
 pub mod flowlog;

@@ -66,7 +66,7 @@ fn is_plugin(called: Option<OsString>) -> bool {
 
 fn dispatch(command: Command, plugin: bool, out: &mut dyn io::Write) -> Result<u8> {
     match command {
-        Command::Agent(arguments) => agent(arguments),
+        Command::Agent(arguments) => agent(*arguments),
         Command::Responder(arguments) => responder(arguments),
         Command::TokenReader(arguments) => token_reader(arguments),
         Command::Ask(question) => ask::ask(question, plugin, out),
@@ -126,6 +126,7 @@ fn agent(arguments: AgentArgs) -> Result<u8> {
             uid: arguments.token_reader_uid,
         }),
         roles,
+        upstream: arguments.upstream.metadata_endpoint,
         adopt_existing: arguments.adopt_existing,
         unknown_pod: match arguments.unknown_pod {
             UnknownPodArg::Closed => UnknownPod::Closed,

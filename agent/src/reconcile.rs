@@ -27,6 +27,7 @@ use crate::dataplane::Dataplane;
 use crate::dataplane::adopt::existing;
 use crate::dataplane::attach::Role;
 use crate::dataplane::plan::Desired;
+use crate::discovery::Found;
 use crate::endpoint::cgroup::{self, PodCgroup};
 use crate::endpoint::{EndpointBinding, Interface, InterfaceKind, Observed, resolve, tracked};
 use crate::failure::Failure;
@@ -167,6 +168,11 @@ impl Node {
     /// Takes in what the feeds say.
     pub fn changes(&mut self, batch: Batch) {
         self.world.apply_batch(batch, SystemTime::now());
+    }
+
+    /// Takes in what the node says of itself.
+    pub fn discovered(&mut self, found: Found) {
+        self.world.discovered(found);
     }
 
     /// Takes in what the node shows. Programs go onto new interfaces at once.

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::api::{self, Request};
 use crate::audit::Audit;
 use crate::dataplane::pins::this_owner;
+use crate::discovery::{Found, discover};
 use crate::endpoint::{Observed, observe};
 use crate::failure::Failure;
 use crate::flowlog;
@@ -108,8 +109,9 @@ pub async fn run(settings: Settings) -> Result<()> {
         tokens: counts,
     };
     tasks.spawn(api::serve(&settings, requests, rereader, iam)?);
-    let (rules, others) = mpsc::channel(1);
-    tasks.spawn(read_rules(rules));
+    let (hear, others) = mpsc::channel(1);
+    tasks.spawn(read_rules(hear.clone()));
+    tasks.spawn(find_out(settings.clone(), hear));
     info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "Agent is running");
 
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
@@ -205,15 +207,33 @@ impl Feed {
     }
 }
 
+/// What the world task hears beside objects and interfaces.
+enum Heard {
+    /// Rules of other tools.
+    Rules(Vec<Failure>),
+    /// What the node says of itself.
+    Node(Found),
+}
+
+/// Asks the node what roles are decided by, if that was left to it.
+async fn find_out(settings: Settings, hear: mpsc::Sender<Heard>) -> Result<()> {
+    if let Some(found) = discover(settings.upstream, &settings.roles.decide).await {
+        // Without the world task nobody needs it.
+        let _ = hear.send(Heard::Node(found)).await;
+    }
+    // A task that ends ends the agent.
+    std::future::pending().await
+}
+
 /// Reads other tools' rules again and again, away from the world task: policies do not wait for it.
-async fn read_rules(rules: mpsc::Sender<Vec<Failure>>) -> Result<()> {
+async fn read_rules(hear: mpsc::Sender<Heard>) -> Result<()> {
     loop {
         let started = Instant::now();
         let found = tokio::task::spawn_blocking(rules_of_others)
             .await
             .context("reading firewall rules")?;
         let took = started.elapsed();
-        if rules.send(found).await.is_err() {
+        if hear.send(Heard::Rules(found)).await.is_err() {
             return Ok(());
         }
         sleep(LOOK.max(took * RULES_SHARE)).await;
@@ -225,7 +245,7 @@ async fn world_loop(
     mut node: Node,
     mut observed: watch::Receiver<Arc<Observed>>,
     mut changes: mpsc::Receiver<Batch>,
-    mut others: mpsc::Receiver<Vec<Failure>>,
+    mut others: mpsc::Receiver<Heard>,
     mut asked: mpsc::Receiver<Request>,
     (lookup, callers, decisions): (
         watch::Sender<flowlog::Lookup>,
@@ -256,10 +276,13 @@ async fn world_loop(
                 tokio::task::block_in_place(|| node.look_around());
                 continue;
             }
-            Some(rules) = others.recv() => {
-                tokio::task::block_in_place(|| node.rules(rules));
-                continue;
-            }
+            Some(heard) = others.recv() => match heard {
+                Heard::Rules(rules) => {
+                    tokio::task::block_in_place(|| node.rules(rules));
+                    continue;
+                }
+                Heard::Node(found) => node.discovered(found),
+            },
         }
         // Who asked may be gone.
         match request {

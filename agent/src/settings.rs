@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_imds::upstream::Endpoint;
 pub use roles::Roles;
 
 use crate::token_reader::Reader;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub token_reader: Option<Reader>,
     /// The uid that the responder runs with.
     pub responder_uid: u32,
+    /// The node's own metadata service.
+    pub upstream: Endpoint,
     /// How roles are decided.
     pub roles: Roles,
     /// What an interface without a known pod does.

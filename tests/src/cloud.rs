@@ -6,6 +6,7 @@
 //! ```
 //! | module | is |
 //! |---|---|
+//! | `instance` | the node's own metadata service, where a test wants one |
 //! | `moto` | STS, and the oracle |
 //! | `responder` | the responder's process |
 //! | `road` | the way from the responder to STS, with a delay |
@@ -13,6 +14,7 @@
 //! | `starter` | first processes of pods, which ask at once |
 //! | `talk` | requests by hand, on connections that are kept |
 
+pub mod instance;
 pub mod moto;
 pub mod responder;
 pub mod road;
@@ -22,12 +24,13 @@ pub mod talk;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portcullis_lab::AgentOptions;
 use portcullis_lab::client::{self, HttpAnswer};
 
 use crate::scene::{Pod, SOON, Scene, ip};
+use instance::Instance;
 use moto::Moto;
 use responder::Responder;
 use road::Road;
@@ -60,6 +63,8 @@ pub struct Cloud {
     // Ended in this order.
     /// The responder.
     pub responder: Responder,
+    /// The node's own metadata service; what the lab has outside if absent.
+    pub instance: Option<Instance>,
     /// Its way to STS.
     pub road: Road,
     /// STS.
@@ -80,37 +85,82 @@ impl Cloud {
     /// The same with more options of the agent.
     #[must_use]
     pub fn up_with(test: &str, pods: &[Pod], options: &[&str]) -> Self {
-        let (directory, agent) = Self::prepare(test, options);
-        Self::around(Scene::up_with(test, pods, NAMESPACE, agent), directory)
+        Self::up_as(
+            test,
+            pods,
+            &["--base-role-arn", BASE],
+            options,
+            Responder::start,
+        )
+    }
+
+    /// The same where the node is to say its base ARN, its region and its credentials, as soon as its metadata service is [started](Self::start_instance).
+    #[must_use]
+    pub fn up_on_instance(test: &str, pods: &[Pod], options: &[&str]) -> Self {
+        let url = Instance::url();
+        let endpoint = ["--metadata-endpoint", &url];
+        Self::up_as(test, pods, &endpoint, options, |scene, directory, sts| {
+            Responder::start_on(scene, directory, sts, &url)
+        })
     }
 
     /// The same without listeners in the pods, for those who come and go by the hundred.
     #[must_use]
     pub fn quiet(test: &str, pods: &[Pod], options: &[&str]) -> Self {
-        let (directory, agent) = Self::prepare(test, options);
+        let (directory, agent) = Self::prepare(test, &["--base-role-arn", BASE], options);
         let scene = Scene::start(test, pods, NAMESPACE, agent);
         scene.settle();
-        Self::around(scene, directory)
+        Self::around(scene, directory, Responder::start)
     }
 
-    fn prepare(test: &str, options: &[&str]) -> (PathBuf, impl FnOnce(&mut AgentOptions)) {
+    /// Starts the node's metadata service.
+    pub fn start_instance(&mut self) {
+        self.instance = Some(Instance::start(self.scene.lab.node()));
+    }
+
+    fn up_as(
+        test: &str,
+        pods: &[Pod],
+        node: &[&str],
+        options: &[&str],
+        responder: impl FnOnce(&Scene, &Path, &str) -> Responder,
+    ) -> Self {
+        let (directory, agent) = Self::prepare(test, node, options);
+        Self::around(
+            Scene::up_with(test, pods, NAMESPACE, agent),
+            directory,
+            responder,
+        )
+    }
+
+    fn prepare(
+        test: &str,
+        node: &[&str],
+        options: &[&str],
+    ) -> (PathBuf, impl FnOnce(&mut AgentOptions) + use<>) {
         let directory = responder::directory(test);
-        let words = ["--source", "assume-role", "--base-role-arn", BASE];
+        let words = ["--source", "assume-role"];
         let mut extra: Vec<OsString> = words
-            .into_iter()
-            .chain(options.iter().copied())
+            .iter()
+            .chain(node)
+            .chain(options)
             .map(Into::into)
             .collect();
         extra.extend(["--responder".into(), directory.join("agent.sock").into()]);
         (directory, move |agent| agent.extra.extend(extra))
     }
 
-    fn around(scene: Scene, directory: PathBuf) -> Self {
+    fn around(
+        scene: Scene,
+        directory: PathBuf,
+        responder: impl FnOnce(&Scene, &Path, &str) -> Responder,
+    ) -> Self {
         let sts = Moto::start(scene.lab.node());
         let road = Road::to(scene.lab.node(), moto::PORT);
-        let responder = Responder::start(&scene, &directory, &road.url());
+        let responder = responder(&scene, &directory, &road.url());
         Self {
             responder,
+            instance: None,
             road,
             sts,
             scene,
@@ -149,6 +199,7 @@ impl Cloud {
     /// Takes everything down; nothing may be left.
     pub fn down(self) {
         drop(self.responder);
+        drop(self.instance);
         drop(self.road);
         drop(self.sts);
         self.scene.down();

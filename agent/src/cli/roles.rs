@@ -18,9 +18,15 @@ pub struct RoleArgs {
     /// What stands before role names that are no ARN: `arn:aws:iam::ACCOUNT:role/` [default: they are refused]
     #[arg(long, value_name = "ARN")]
     pub base_role_arn: Option<String>,
+    /// Take the base ARN from the node's account, by its metadata service
+    #[arg(long)]
+    pub auto_discover_base_arn: bool,
     /// The role of pods for which neither pod, service account nor namespace names one: an ARN, or a name behind the base ARN [default: none]
     #[arg(long, value_name = "ROLE")]
     pub default_role: Option<String>,
+    /// The node's own role is the default role; what it may do every pod may do then
+    #[arg(long)]
+    pub auto_discover_default_role: bool,
     /// Whether a namespace has to name the roles that its pods may have; without a value: required [default: required with the source assume-role, else if-present]
     #[arg(
         long,

@@ -206,6 +206,7 @@ fn settings(node: &str, socket: &Path) -> Settings {
         audit_log: None,
         responder_uid: 65532,
         token_reader: None,
+        upstream: portcullis_imds::upstream::Endpoint::default(),
         roles: Roles::default(),
         unknown_pod: UnknownPod::Closed,
         adopt_existing: None,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use portcullis_imds::role::{
-    BaseArn, Discovered, Format, Imdsv1, Keys, Reader, Require, Restrictions, Settings, SourceKind,
-    resolve,
+    BaseArn, Discovered, Format, Imdsv1, Keys, Reader, Require, ResolveError, Restrictions,
+    Settings, SourceKind, resolve,
 };
 
 use crate::cli::{FormatArg, Imdsv1Arg, RequireArg, RoleArgs, SourceArg};
@@ -29,23 +29,17 @@ impl TryFrom<RoleArgs> for Roles {
     type Error = Failure;
 
     fn try_from(typed: RoleArgs) -> Result<Self, Failure> {
-        let base = match filled(typed.base_role_arn) {
-            None => Discovered::Unset,
-            Some(text) => Discovered::Known(base(&text)?),
+        let base = match (filled(typed.base_role_arn), typed.auto_discover_base_arn) {
+            (None, false) => Discovered::Unset,
+            (None, true) => Discovered::Pending,
+            (Some(text), false) => Discovered::Known(base(&text)?),
+            (Some(_), true) => return Err(both("--base-role-arn", "--auto-discover-base-arn")),
         };
-        let default_role = match filled(typed.default_role) {
-            None => Discovered::Unset,
-            Some(text) => {
-                let base = match &base {
-                    Discovered::Known(base) => Some(base),
-                    Discovered::Unset | Discovered::Pending => None,
-                };
-                resolve(&text, base).map_err(|error| {
-                    let todo = "write arn:aws:iam::ACCOUNT:role/NAME, or a name together with --base-role-arn";
-                    wrong("--default-role", &text, error.to_string(), todo)
-                })?;
-                Discovered::Known(text)
-            }
+        let default_role = match (filled(typed.default_role), typed.auto_discover_default_role) {
+            (None, false) => Discovered::Unset,
+            (None, true) => Discovered::Pending,
+            (Some(text), false) => Discovered::Known(default_role(text, &base)?),
+            (Some(_), true) => return Err(both("--default-role", "--auto-discover-default-role")),
         };
         let restrictions = match typed.namespace_restrictions {
             None => Restrictions::default(),
@@ -147,6 +141,32 @@ fn base(text: &str) -> Result<BaseArn, Failure> {
         let todo = "write arn:aws:iam::ACCOUNT:role/, with a path behind it if roles have one";
         wrong("--base-role-arn", text, error.to_string(), todo)
     })
+}
+
+/// A name can be judged without its base, and stands behind the base once that is known.
+fn default_role(text: String, base: &Discovered<BaseArn>) -> Result<String, Failure> {
+    let known = match base {
+        Discovered::Known(base) => Some(base),
+        Discovered::Unset | Discovered::Pending => None,
+    };
+    match resolve(&text, known) {
+        Ok(_) => Ok(text),
+        Err(ResolveError::NoBase) if *base == Discovered::Pending => Ok(text),
+        Err(error) => {
+            let todo =
+                "write arn:aws:iam::ACCOUNT:role/NAME, or a name together with --base-role-arn";
+            Err(wrong("--default-role", &text, error.to_string(), todo))
+        }
+    }
+}
+
+fn both(chosen: &str, discovered: &str) -> Failure {
+    Failure::new(
+        "PC3001",
+        format!("{chosen} and {discovered} cannot be given together"),
+        "the value would be one of two that nobody has compared",
+        format!("leave {discovered} out, or {chosen}"),
+    )
 }
 
 /// A key as the API server takes it: `NAME` or `PREFIX/NAME`. Any other would never be found on an object.
@@ -290,6 +310,31 @@ mod tests {
     fn restrictions_without_a_value_are_those_of_kube2iam() {
         let typed = roles(&["--namespace-restrictions"]).expect("it is a flag there");
         assert_eq!(typed.decide.restrictions.web, Require::Required);
+    }
+
+    #[test]
+    fn what_is_to_be_discovered_is_pending_and_never_chosen_too() {
+        let typed = roles(&["--auto-discover-base-arn", "--auto-discover-default-role"]);
+        let decide = typed.expect("nothing is wrong").decide;
+        assert_eq!(decide.base, Discovered::Pending);
+        assert_eq!(decide.default_role, Discovered::Pending);
+        // A name waits for its base; what no base could make a role does not.
+        let typed = roles(&["--auto-discover-base-arn", "--default-role=app"]);
+        let decide = typed.expect("nothing is wrong").decide;
+        assert_eq!(decide.default_role, Discovered::Known("app".to_owned()));
+        for options in [
+            &["--auto-discover-base-arn", "--default-role=a b"][..],
+            &[
+                "--auto-discover-base-arn",
+                "--base-role-arn=arn:aws:iam::123456789012:role/",
+            ],
+            &[
+                "--auto-discover-default-role",
+                "--default-role=arn:aws:iam::123456789012:role/app",
+            ],
+        ] {
+            assert_eq!(roles(options).expect_err("is wrong").code, "PC3001");
+        }
     }
 
     #[test]

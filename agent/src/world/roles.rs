@@ -19,6 +19,7 @@ use portcullis_imds::role::{
 
 use super::by_name::ByName;
 use super::{Name, World};
+use crate::discovery::Found;
 use crate::kube::{Key, Kind, Pod, ServiceAccount};
 use crate::settings::Roles as Rules;
 
@@ -83,6 +84,13 @@ impl World {
         self.touch_all();
         self.settle();
         self
+    }
+
+    /// Takes in what the node says of itself; what waited for it is decided.
+    pub fn discovered(&mut self, found: Found) {
+        found.apply(&mut self.roles.rules.decide);
+        self.touch_all();
+        self.settle();
     }
 
     /// What is decided for each live pod of this node, by uid. Cheap.

@@ -33,6 +33,27 @@ impl Responder {
     /// Starts it beside the agent that waits in `directory`. STS is at `sts`.
     #[must_use]
     pub fn start(scene: &Scene, directory: &Path, sts: &str) -> Self {
+        let keys = [
+            ("AWS_ACCESS_KEY_ID", "node"),
+            ("AWS_SECRET_ACCESS_KEY", "node-secret"),
+        ];
+        Self::start_as(scene, directory, sts, &["--region", "eu-west-1"], &keys)
+    }
+
+    /// The same where region and credentials are those of the node, by its metadata service at `metadata`.
+    #[must_use]
+    pub fn start_on(scene: &Scene, directory: &Path, sts: &str, metadata: &str) -> Self {
+        let options = ["--metadata-endpoint", metadata];
+        Self::start_as(scene, directory, sts, &options, &[])
+    }
+
+    fn start_as(
+        scene: &Scene,
+        directory: &Path,
+        sts: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         // Where the responder may read it.
         let binary = directory.join("portcullis");
         if !binary.exists() {
@@ -54,16 +75,14 @@ impl Responder {
             .args(["--bounding-set", "-all", "--inh-caps", "-all", "--"])
             .arg(&binary)
             .arg("responder")
-            .args(["--region", "eu-west-1", "--sts-endpoint", sts, "--socket"])
+            .args(options)
+            .args(["--sts-endpoint", sts, "--socket"])
             .arg(directory.join("agent.sock"))
             .arg("--keys")
             .arg(directory.join("keys"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .envs([
-                ("AWS_ACCESS_KEY_ID", "node"),
-                ("AWS_SECRET_ACCESS_KEY", "node-secret"),
-            ])
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

@@ -20,6 +20,7 @@ use crate::respond::Proof;
 use crate::role::{RoleArn, SourceKind};
 use crate::secret::Secret;
 
+mod corpus;
 mod limits;
 mod records;
 mod smuggling;

@@ -440,6 +440,45 @@ fn imds_v1_and_malformed_annotations_are_known_of_every_pod() {
 }
 
 #[test]
+fn pods_wait_for_what_the_node_has_to_say_and_for_nothing_else() {
+    let mut world = world().with_roles(Rules {
+        decide: Settings {
+            base: Discovered::Pending,
+            default_role: Discovered::Pending,
+            ..rules().decide
+        },
+        ..rules()
+    });
+    let waits = |world: &World| match decision(world, "web").outcome {
+        Outcome::Undecided(waiting) => Some(waiting),
+        _ => None,
+    };
+    let full = "arn:aws:iam::999999999999:role/web";
+    for (value, waiting) in [
+        (None, Some(Waiting::DefaultRole)),
+        (Some("web"), Some(Waiting::BaseArn)),
+        (Some(full), None),
+        (Some(""), None),
+    ] {
+        let annotations: Vec<_> = value.map(|value| (ROLE, value)).into_iter().collect();
+        world.apply(Change::Apply(pod("web", &annotations)), NOW);
+        assert_eq!(waits(&world), waiting, "{value:?}");
+    }
+    world.apply(Change::Apply(pod("web", &[])), NOW);
+    let node = "arn:aws:iam::123456789012:role/node";
+    world.discovered(Found {
+        base: Some(BaseArn::parse("arn:aws:iam::123456789012:role/").unwrap()),
+        default_role: Some(node.to_owned()),
+    });
+    assert_eq!(role(&world, "web").as_deref(), Some(node));
+    world.apply(Change::Apply(pod("web", &[(ROLE, "web")])), NOW);
+    assert_eq!(
+        role(&world, "web").as_deref(),
+        Some("arn:aws:iam::123456789012:role/web")
+    );
+}
+
+#[test]
 fn what_a_namespace_lets_its_pods_read_of_the_node_is_all_of_its_list_or_nothing() {
     let paths = |world: &World| -> Vec<String> {
         let paths = &world.roles()["web"].metadata_paths;
