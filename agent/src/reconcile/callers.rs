@@ -103,7 +103,7 @@ fn assigned(decision: &Decision) -> Assigned {
     }
 }
 
-/// An interface keeps its index for as long as it is there, and the kernel gives a number again only after all others.
+/// An interface keeps its index for as long as it is there. Another one may have it afterwards: the responder ends connections when the pod behind one is another.
 #[must_use]
 pub fn attachment(mark: &Mark, ifindex: u32) -> Attachment {
     let boot = u128::from_be_bytes(mark.boot_id);

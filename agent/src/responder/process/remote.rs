@@ -249,6 +249,10 @@ impl Remote {
         let associated = pod.filter(|pod| pod.assigned == link::Assigned::Association);
         let mut callers = lock(&self.callers);
         let held = callers.entry(attachment).or_insert_with(Held::new);
+        if held.is_anothers(pod) {
+            // An interface with the number of one that went: its connections are not this pod's.
+            *held = Held::new();
+        }
         // The new claim before the old one goes: what both need stays.
         let known = held.lease.as_ref().map(|lease| lease.key());
         if known != key.as_ref() {
@@ -313,6 +317,13 @@ impl Held {
             owner: None,
             associated: None,
         }
+    }
+
+    /// Whether it was a pod's and is not this one's.
+    fn is_anothers(&self, pod: Option<&link::Pod>) -> bool {
+        let uid = pod.map(|pod| &pod.owner.pod_uid);
+        let was = self.owner.as_ref().map(|owner| &owner.pod_uid);
+        was.is_some() && was != uid
     }
 }
 

@@ -181,3 +181,18 @@ async fn a_token_is_good_for_its_own_pod_by_the_clusters_newest_keys() {
     assert!(began.elapsed() < Duration::from_millis(900));
     talk.abort();
 }
+
+#[test]
+fn i2_whoever_has_an_attachment_after_another_pod_has_none_of_its_connections() {
+    let pod = |name: &str| link::Pod {
+        owner: owner(name),
+        assigned: link::Assigned::Undecided,
+        imds_v1: false,
+        metadata_paths: Wanted::new(),
+    };
+    let mut held = Held::new();
+    assert!(!held.is_anothers(None) && !held.is_anothers(Some(&pod("web"))));
+    held.owner = Some(owner("web"));
+    assert!(!held.is_anothers(Some(&pod("web"))));
+    assert!(held.is_anothers(Some(&pod("db"))) && held.is_anothers(None));
+}
