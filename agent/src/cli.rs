@@ -6,6 +6,7 @@ mod roles;
 mod value;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -178,6 +179,9 @@ pub struct ResponderArgs {
     /// Keep the keys of session tokens in this file [default: in memory]
     #[arg(long, value_name = "PATH")]
     pub keys: Option<PathBuf>,
+    /// Requests of a pod in a second; twice as many at once
+    #[arg(long, value_name = "NUMBER", default_value_t = portcullis_imds::server::POD_REQUESTS)]
+    pub pod_requests: NonZeroU32,
     /// The region in which STS is asked [default: the node's, by its metadata service]
     #[arg(long, env = "AWS_REGION")]
     pub region: Option<String>,

@@ -157,6 +157,7 @@ fn responder(arguments: ResponderArgs) -> Result<u8> {
         socket: arguments.socket,
         agent_uid: arguments.agent_uid,
         keys: arguments.keys,
+        pod_requests: arguments.pod_requests,
         region: arguments.region.filter(|region| !region.is_empty()),
         upstream: arguments.upstream.metadata_endpoint,
         endpoint: arguments.sts_endpoint,

@@ -8,6 +8,7 @@
 //! their mind. What a run left in counters and connections is checked, so that no wrong path is timed.
 
 pub mod case;
+pub mod credentials;
 pub mod live;
 pub mod node;
 pub mod objects;

@@ -11,6 +11,7 @@ mod pods;
 mod rate;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub const IDLE_WITHIN: Duration = Duration::from_mins(1);
 pub const LONGEST_AGE: Duration = Duration::from_mins(10);
 /// The number of requests behind which a connection is closed.
 pub const MOST_REQUESTS: u32 = 1000;
+/// Requests of a pod in a second, unless told otherwise.
+pub const POD_REQUESTS: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 /// Connections of a node.
 pub const MOST_CONNECTIONS: usize = 4096;
 /// How long answers that were begun may take when the responder stops.
@@ -65,6 +68,8 @@ pub struct Settings {
     pub imds_v1: ImdsV1,
     /// The keys of session tokens; a new value when they are rotated.
     pub keys: watch::Receiver<Arc<Keys>>,
+    /// Requests of a pod in a second; twice as many at once.
+    pub pod_requests: NonZeroU32,
 }
 
 /// A socket that the guard redirects to, and what it stands for.
@@ -91,12 +96,13 @@ pub struct Server<N> {
 impl<N: Node> Server<N> {
     /// A responder that serves nothing yet. Fails where the system gives no random numbers.
     pub fn new(node: N, settings: Settings) -> io::Result<Self> {
+        let pods = Pods::new(settings.pod_requests);
         Ok(Self {
             node,
             settings,
             metrics: Arc::default(),
             book: Arc::default(),
-            pods: Pods::default(),
+            pods,
             slots: Semaphore::new(MOST_CONNECTIONS),
             nonces: Nonces::new()?,
         })

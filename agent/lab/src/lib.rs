@@ -33,6 +33,7 @@ pub mod serve;
 pub mod server;
 pub mod spec;
 pub mod state;
+pub mod sts;
 pub mod teardown;
 pub mod wire;
 

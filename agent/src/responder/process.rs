@@ -11,6 +11,7 @@ mod keys;
 mod node_facts;
 mod remote;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub agent_uid: u32,
     /// Where the keys of session tokens are kept; nowhere if absent, so that a restart voids them.
     pub keys: Option<PathBuf>,
+    /// Requests of a pod in a second.
+    pub pod_requests: NonZeroU32,
     /// The region in which STS is asked; the node's if absent.
     pub region: Option<String>,
     /// The node's own metadata service.
@@ -174,6 +177,7 @@ async fn follow(
         let surface = Surface {
             imds_v1: settings.imds_v1,
             keys: keys.clone(),
+            pod_requests: settings.pod_requests,
         };
         if let Err(error) = serve(settings, remote, surface, connected).await {
             warn!(error = %format!("{error:#}"), "The agent is gone");

@@ -33,11 +33,18 @@ impl Responder {
     /// Starts it beside the agent that waits in `directory`. STS is at `sts`.
     #[must_use]
     pub fn start(scene: &Scene, directory: &Path, sts: &str) -> Self {
+        Self::start_with(scene, directory, sts, &[])
+    }
+
+    /// The same with more options.
+    #[must_use]
+    pub fn start_with(scene: &Scene, directory: &Path, sts: &str, options: &[&str]) -> Self {
         let keys = [
             ("AWS_ACCESS_KEY_ID", "node"),
             ("AWS_SECRET_ACCESS_KEY", "node-secret"),
         ];
-        Self::start_as(scene, directory, sts, &["--region", "eu-west-1"], &keys)
+        let options = [&["--region", "eu-west-1"], options].concat();
+        Self::start_as(scene, directory, sts, &options, &keys)
     }
 
     /// The same where region and credentials are those of the node, by its metadata service at `metadata`.

@@ -4,8 +4,10 @@
 //! owns the table would cost each request two switches.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ pub(super) const MOST_SEATS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Pods {
     start: Instant,
+    /// Between two requests of a pod, in the long run.
+    every: Duration,
     pods: Mutex<HashMap<Attachment, Pod>>,
 }
 
@@ -46,16 +50,16 @@ pub(super) struct Taken<'a> {
     pub(super) evicted: bool,
 }
 
-impl Default for Pods {
-    fn default() -> Self {
+impl Pods {
+    /// None yet; each will have so many requests a second.
+    pub(super) fn new(requests_a_second: NonZeroU32) -> Self {
         Self {
             start: Instant::now(),
+            every: Duration::from_secs(1) / requests_a_second.get(),
             pods: Mutex::default(),
         }
     }
-}
 
-impl Pods {
     /// Takes a seat, from the connection that has been idle longest if all are taken; none if all are busy.
     pub(super) fn enter(&self, attachment: Attachment, now: Instant) -> Option<Taken<'_>> {
         let mut pods = self.lock();
@@ -119,7 +123,7 @@ impl Taken<'_> {
     /// When the pod's next request may be answered.
     pub(super) fn turn(&self, now: Instant) -> Turn {
         match self.pods.lock().get_mut(&self.attachment) {
-            Some(pod) => pod.rate.take(now),
+            Some(pod) => pod.rate.take(now, self.pods.every),
             // Evicted together with the last seat: the connection closes next.
             None => Turn::Now,
         }
@@ -136,15 +140,17 @@ impl Drop for Taken<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    fn pods() -> Pods {
+        Pods::new(super::super::POD_REQUESTS)
+    }
 
     const POD: Attachment = Attachment([1; 16]);
 
     #[tokio::test]
     async fn the_connection_that_was_idle_longest_leaves_for_a_new_one() {
-        let pods = Pods::default();
+        let pods = pods();
         let start = Instant::now();
         let seats: Vec<_> = (0..MOST_SEATS)
             .map(|_| pods.enter(POD, start).expect("there is room"))
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_pod_gets_no_new_burst_by_closing_its_connections() {
-        let pods = Pods::default();
+        let pods = pods();
         let start = Instant::now();
         for _ in 0..432 {
             let seat = pods.enter(POD, start).expect("there is room");
@@ -183,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_quiet_again_is_forgotten() {
-        let pods = Pods::default();
+        let pods = pods();
         let start = Instant::now();
         for number in 0..100 {
             let seat = pods

@@ -1,4 +1,4 @@
-//! How fast a pod may ask: 200 a second, 400 at once, then a queue of 32, then no.
+//! How fast a pod may ask: so many requests a second (200 unless told otherwise), twice as many at once, then a queue of 32, then no.
 //!
 //! One time says it all (the generic cell rate algorithm): the moment at which the burst is whole again. A place in the queue is a reservation.
 
@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::HOLD;
 
-/// Between two requests, in the long run.
-const EVERY: Duration = Duration::from_millis(5);
-const BURST: u32 = 400;
+/// The time for which requests are saved up.
+const SAVED: Duration = Duration::from_secs(2);
 const QUEUE: u32 = 32;
 
 /// A pod's rate.
@@ -32,10 +31,11 @@ impl Rate {
         Self { whole_at: now }
     }
 
-    pub(super) fn take(&mut self, now: Instant) -> Turn {
-        let owed = self.whole_at.saturating_duration_since(now) + EVERY;
-        let wait = owed.saturating_sub(EVERY * BURST);
-        if wait > HOLD.min(EVERY * QUEUE) {
+    /// Takes one of a pod that may have one `every` so often in the long run.
+    pub(super) fn take(&mut self, now: Instant, every: Duration) -> Turn {
+        let owed = self.whole_at.saturating_duration_since(now) + every;
+        let wait = owed.saturating_sub(SAVED);
+        if wait > HOLD.min(every * QUEUE) {
             return Turn::Never;
         }
         self.whole_at = now + owed;
@@ -56,18 +56,23 @@ impl Rate {
 mod tests {
     use super::*;
 
+    const EVERY: Duration = Duration::from_millis(5);
+
     #[test]
     fn four_hundred_at_once_then_a_queue_then_no() {
         let now = Instant::now();
         let mut rate = Rate::new(now);
         for _ in 0..400 {
-            assert_eq!(rate.take(now), Turn::Now);
+            assert_eq!(rate.take(now, EVERY), Turn::Now);
         }
         for place in 1..=32 {
-            assert_eq!(rate.take(now), Turn::After(EVERY * place));
+            assert_eq!(rate.take(now, EVERY), Turn::After(EVERY * place));
         }
-        assert_eq!((rate.take(now), rate.take(now)), (Turn::Never, Turn::Never));
-        assert_eq!(rate.take(now + EVERY), Turn::After(EVERY * 32));
+        assert_eq!(
+            (rate.take(now, EVERY), rate.take(now, EVERY)),
+            (Turn::Never, Turn::Never)
+        );
+        assert_eq!(rate.take(now + EVERY, EVERY), Turn::After(EVERY * 32));
     }
 
     #[test]
@@ -75,7 +80,7 @@ mod tests {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         for number in 0..2000 {
-            assert_eq!(rate.take(start + EVERY * number), Turn::Now);
+            assert_eq!(rate.take(start + EVERY * number, EVERY), Turn::Now);
         }
     }
 
@@ -84,7 +89,7 @@ mod tests {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         for _ in 0..400 {
-            rate.take(start);
+            rate.take(start, EVERY);
         }
         assert!(!rate.is_whole(start + EVERY * 399) && rate.is_whole(start + EVERY * 400));
     }

@@ -193,6 +193,7 @@ fn server_with(agent: &Agent, keys: watch::Receiver<Arc<Keys>>) -> Arc<Server<Ag
     let settings = Settings {
         imds_v1: ImdsV1::Deny,
         keys,
+        pod_requests: POD_REQUESTS,
     };
     Arc::new(Server::new(agent.clone(), settings).expect("random numbers"))
 }
