@@ -121,8 +121,9 @@ pub fn until_connected(namespace: &NetNs, to: SocketAddr, deadline: Duration) ->
     }
 }
 
+/// A mapped address is spoken to by the name of the one that it stands for.
 fn host(address: IpAddr) -> String {
-    match address {
+    match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),
     }

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod report;
+mod roles;
 mod steps;
 
 use std::fs;
@@ -25,7 +26,7 @@ use crate::spec::LabSpec;
 pub use report::{LabReport, StepReport};
 
 /// Objects of the demo: file name and text. The first is there from the start.
-pub const MANIFESTS: [(&str, &str); 3] = [
+pub const MANIFESTS: [(&str, &str); 4] = [
     (
         "node-a.yaml",
         include_str!("../../../deploy/examples/node-a.yaml"),
@@ -37,6 +38,10 @@ pub const MANIFESTS: [(&str, &str); 3] = [
     (
         "web-to-db.yaml",
         include_str!("../../../deploy/examples/web-to-db.yaml"),
+    ),
+    (
+        "roles.yaml",
+        include_str!("../../../deploy/examples/roles.yaml"),
     ),
 ];
 
@@ -62,6 +67,8 @@ struct Stage {
     /// The connection that must outlive the agent.
     open: Option<TcpStream>,
     pins: Vec<attempts::Pin>,
+    /// Answers metadata requests in the last steps.
+    responder: Option<roles::Responder>,
 }
 
 /// Runs the demo and narrates it to `narration`. `load` reads a directory of objects, as the agent does.
@@ -84,6 +91,7 @@ pub fn run(
         agent: None,
         open: None,
         pins: Vec::new(),
+        responder: None,
     };
     let report = stage.play(load, narration);
     if keep && let Ok(report) = &report {

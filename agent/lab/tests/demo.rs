@@ -85,7 +85,7 @@ fn without_enforcement_the_demo_fails_where_it_must_and_leaves_nothing() {
         .collect();
     assert_eq!(
         good,
-        [1, 2, 6, 10],
+        [1, 2, 6, 13],
         "theft, start, an allowed connection and the teardown need no enforcement; the rest does"
     );
     assert!(!report.passed());

@@ -8,7 +8,7 @@ use super::attempts::{
     CLIENT, SERVER, SERVER_PORT, SILENCE, THIEF, address, blocked, connect, describe, explain,
     greet, imds_v2, pins, still_open, theft,
 };
-use super::{MANIFESTS, Stage};
+use super::{MANIFESTS, Stage, roles};
 use crate::agent::{AgentOptions, AgentProcess};
 use crate::client;
 use crate::metadata::{NODE_ACCESS_KEY, NODE_ROLE};
@@ -32,7 +32,7 @@ pub(super) struct Outcome {
     pub(super) took: Option<Duration>,
 }
 
-pub(super) const STEPS: [Step; 10] = [
+pub(super) const STEPS: [Step; 13] = [
     step(
         "A pod steals the node's credentials: nothing protects the node yet",
         "the node role's keys",
@@ -74,6 +74,21 @@ pub(super) const STEPS: [Step; 10] = [
         "in sync, the same links, the open connection lives",
         adopted,
     ),
+    step(
+        "The responder joins the agent: web, annotated with a role, asks as SDKs do (IMDSv2)",
+        "the keys of web's own role",
+        roles::own,
+    ),
+    step(
+        "evil, which has no role, asks for web's; forged headers, no session token, web's token",
+        "404, 403, 401, 401: each with its reason",
+        roles::others,
+    ),
+    step(
+        "Other roads: web's address in evil, a mapped address, IPv6, another port",
+        "dropped as spoofed; evil is evil on each; dropped by the guard; the node's service sees nothing",
+        roles::roads,
+    ),
     Step {
         last: true,
         ..step("Everything is taken down", "nothing is left", down)
@@ -94,7 +109,7 @@ const fn step(
 }
 
 impl Outcome {
-    fn new(ok: bool, command: impl Into<String>, got: impl Into<String>) -> Self {
+    pub(super) fn new(ok: bool, command: impl Into<String>, got: impl Into<String>) -> Self {
         Self {
             ok,
             command: command.into(),
@@ -104,7 +119,7 @@ impl Outcome {
         }
     }
 
-    fn taking(mut self, took: Duration) -> Self {
+    pub(super) fn taking(mut self, took: Duration) -> Self {
         self.took = Some(took);
         self
     }
@@ -170,7 +185,7 @@ fn other_addresses(stage: &mut Stage) -> Result<Outcome> {
 }
 
 fn default_deny(stage: &mut Stage) -> Result<Outcome> {
-    let [_, (name, text), _] = MANIFESTS;
+    let [_, (name, text), ..] = MANIFESTS;
     let before = connect(stage, CLIENT, SERVER, SERVER_PORT)?.is_ok();
     stage.apply(name, text)?;
     stage
@@ -190,7 +205,7 @@ fn default_deny(stage: &mut Stage) -> Result<Outcome> {
 }
 
 fn allow(stage: &mut Stage) -> Result<Outcome> {
-    let [.., (name, text)] = MANIFESTS;
+    let [_, _, (name, text), _] = MANIFESTS;
     let to = address(stage, SERVER, SERVER_PORT)?;
     stage.apply(name, text)?;
     let took = client::until_connected(
@@ -287,6 +302,7 @@ fn adopted(stage: &mut Stage) -> Result<Outcome> {
 
 fn down(stage: &mut Stage) -> Result<Outcome> {
     stage.open = None;
+    stage.responder = None;
     let lab = stage.lab.take().context("the lab is down")?;
     let name = lab.state().name.clone();
     let namespaces = lab
