@@ -97,7 +97,7 @@ impl Cgroups {
         members(&self.root)
     }
 
-    /// Removes the branch; waits up to two seconds for ended processes to leave it.
+    /// Removes the branch; waits up to ten seconds for ended processes to leave it.
     pub fn remove(&self) -> Result<()> {
         remove_tree(&self.root)
     }
@@ -185,7 +185,7 @@ fn tree(root: &Path) -> Vec<PathBuf> {
 }
 
 fn remove_tree(root: &Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(10);
     for directory in tree(root).iter().rev() {
         loop {
             match fs::remove_dir(directory) {

@@ -23,7 +23,7 @@ pub(super) struct Pods {
     start: Instant,
     /// Between two requests of a pod, in the long run.
     every: Duration,
-    pods: Mutex<HashMap<Attachment, Pod>>,
+    known: Mutex<HashMap<Attachment, Pod>>,
 }
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Pods {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Attachment, Pod>> {
         // Whoever panicked left whole entries: each change is one call.
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
