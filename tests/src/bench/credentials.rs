@@ -55,7 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             rounds: 7,
-            each: Duration::from_millis(1000),
+            each: Duration::from_secs(1),
         }
     }
 }

@@ -56,7 +56,7 @@ impl Pods {
         Self {
             start: Instant::now(),
             every: Duration::from_secs(1) / requests_a_second.get(),
-            pods: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
