@@ -24,7 +24,7 @@ pub mod talk;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use portcullis_lab::AgentOptions;
 use portcullis_lab::client::{self, HttpAnswer};
@@ -32,7 +32,7 @@ use portcullis_lab::client::{self, HttpAnswer};
 use crate::scene::{Pod, SOON, Scene, ip};
 use instance::Instance;
 use moto::Moto;
-use responder::Responder;
+use responder::{How, Responder};
 use road::Road;
 
 /// The annotation that names a role.
@@ -73,6 +73,8 @@ pub struct Cloud {
     pub scene: Scene,
     /// Where the agent waits for its responder.
     directory: PathBuf,
+    /// How responders run.
+    how: How,
 }
 
 impl Cloud {
@@ -85,32 +87,36 @@ impl Cloud {
     /// The same with more options of the agent.
     #[must_use]
     pub fn up_with(test: &str, pods: &[Pod], options: &[&str]) -> Self {
-        Self::up_as(
-            test,
-            pods,
-            &["--base-role-arn", BASE],
-            options,
-            Responder::start,
-        )
+        Self::telling(test, pods, options, "info")
+    }
+
+    /// The same with logs as `filter` (`RUST_LOG`) wants them.
+    #[must_use]
+    pub fn telling(test: &str, pods: &[Pod], options: &[&str], filter: &'static str) -> Self {
+        let options = [&["--base-role-arn", BASE], options].concat();
+        let (directory, agent) = Self::prepare(test, &options, filter);
+        let scene = Scene::up_with(test, pods, NAMESPACE, agent);
+        Self::around(scene, directory, How::with_keys(filter))
     }
 
     /// The same where the node is to say its base ARN, its region and its credentials, as soon as its metadata service is [started](Self::start_instance).
     #[must_use]
     pub fn up_on_instance(test: &str, pods: &[Pod], options: &[&str]) -> Self {
         let url = Instance::url();
-        let endpoint = ["--metadata-endpoint", &url];
-        Self::up_as(test, pods, &endpoint, options, |scene, directory, sts| {
-            Responder::start_on(scene, directory, sts, &url)
-        })
+        let options = [&["--metadata-endpoint", &url], options].concat();
+        let (directory, agent) = Self::prepare(test, &options, "info");
+        let scene = Scene::up_with(test, pods, NAMESPACE, agent);
+        Self::around(scene, directory, How::on_instance(&url))
     }
 
-    /// The same without listeners in the pods, for those who come and go by the hundred.
+    /// As [`up_with`](Self::up_with) without listeners in the pods, for those who come and go by the hundred.
     #[must_use]
     pub fn quiet(test: &str, pods: &[Pod], options: &[&str]) -> Self {
-        let (directory, agent) = Self::prepare(test, &["--base-role-arn", BASE], options);
+        let options = [&["--base-role-arn", BASE], options].concat();
+        let (directory, agent) = Self::prepare(test, &options, "info");
         let scene = Scene::start(test, pods, NAMESPACE, agent);
         scene.settle();
-        Self::around(scene, directory, Responder::start)
+        Self::around(scene, directory, How::with_keys("info"))
     }
 
     /// Starts the node's metadata service.
@@ -118,46 +124,25 @@ impl Cloud {
         self.instance = Some(Instance::start(self.scene.lab.node()));
     }
 
-    fn up_as(
-        test: &str,
-        pods: &[Pod],
-        node: &[&str],
-        options: &[&str],
-        responder: impl FnOnce(&Scene, &Path, &str) -> Responder,
-    ) -> Self {
-        let (directory, agent) = Self::prepare(test, node, options);
-        Self::around(
-            Scene::up_with(test, pods, NAMESPACE, agent),
-            directory,
-            responder,
-        )
-    }
-
     fn prepare(
         test: &str,
-        node: &[&str],
         options: &[&str],
+        filter: &'static str,
     ) -> (PathBuf, impl FnOnce(&mut AgentOptions) + use<>) {
         let directory = responder::directory(test);
         let words = ["--source", "assume-role"];
-        let mut extra: Vec<OsString> = words
-            .iter()
-            .chain(node)
-            .chain(options)
-            .map(Into::into)
-            .collect();
+        let mut extra: Vec<OsString> = words.iter().chain(options).map(Into::into).collect();
         extra.extend(["--responder".into(), directory.join("agent.sock").into()]);
-        (directory, move |agent| agent.extra.extend(extra))
+        (directory, move |agent| {
+            agent.extra.extend(extra);
+            agent.environment.push(("RUST_LOG".into(), filter.into()));
+        })
     }
 
-    fn around(
-        scene: Scene,
-        directory: PathBuf,
-        responder: impl FnOnce(&Scene, &Path, &str) -> Responder,
-    ) -> Self {
+    fn around(scene: Scene, directory: PathBuf, how: How) -> Self {
         let sts = Moto::start(scene.lab.node());
         let road = Road::to(scene.lab.node(), moto::PORT);
-        let responder = responder(&scene, &directory, &road.url());
+        let responder = Responder::start(&scene, &directory, &road.url(), &how);
         Self {
             responder,
             instance: None,
@@ -165,6 +150,7 @@ impl Cloud {
             sts,
             scene,
             directory,
+            how,
         }
     }
 
@@ -193,7 +179,8 @@ impl Cloud {
     /// Ends the responder at once and starts another, which finds the keys of session tokens of the one before.
     pub fn restart_responder(&mut self) {
         self.responder.kill();
-        self.responder = Responder::start(&self.scene, &self.directory, &self.road.url());
+        let url = self.road.url();
+        self.responder = Responder::start(&self.scene, &self.directory, &url, &self.how);
     }
 
     /// Takes everything down; nothing may be left.

@@ -54,10 +54,7 @@ impl Layout {
     /// The same for what is measured and shipped.
     pub(crate) fn cargo_release(&self, verb: &str, object: &Path) -> Command {
         let script = self.root.join(UNTABLED);
-        let untabled = format!(
-            "-C link-arg=-Wl,--no-eh-frame-hdr,-T,{}",
-            script.display()
-        );
+        let untabled = format!("-C link-arg=-Wl,--no-eh-frame-hdr,-T,{}", script.display());
         let mut command = self.cargo_with(verb, object, &format!("{STATIC} {PACKED} {untabled}"));
         command.arg("--release");
         command

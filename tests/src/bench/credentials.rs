@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::sts::Sts;
 
-use crate::cloud::responder::{self, Responder};
+use crate::cloud::responder::{self, How, Responder};
 use crate::cloud::talk::Talk;
 use crate::cloud::{BASE, LISTING, ROLE, TOKEN, TTL};
 use crate::scene::{NODE_V4, SOON, Scene, ip, pod};
@@ -97,7 +97,12 @@ impl Stage {
         scene.settle();
         let sts = Sts::start(scene.lab.node(), (ip("127.0.0.1"), 5000).into())?;
         let unlimited = ["--pod-requests", "1000000000"];
-        let responder = Responder::start_with(&scene, &directory, &sts.url(), &unlimited);
+        let responder = Responder::start(
+            &scene,
+            &directory,
+            &sts.url(),
+            &How::with_keys("info").option(&unlimited),
+        );
         Ok(Self {
             responder,
             sts,

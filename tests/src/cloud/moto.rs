@@ -38,6 +38,13 @@ struct Oracle {
 }
 
 impl Moto {
+    /// Ends it: nobody answers there any more.
+    pub fn stop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Starts it, and waits until it answers.
     #[must_use]
     pub fn start(node: &NetNs) -> Self {

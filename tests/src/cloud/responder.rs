@@ -29,38 +29,49 @@ pub fn directory(test: &str) -> PathBuf {
     path
 }
 
-impl Responder {
-    /// Starts it beside the agent that waits in `directory`. STS is at `sts`.
+/// How it runs.
+#[derive(Debug, Clone)]
+pub struct How {
+    options: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
+}
+
+impl How {
+    /// With a region and keys of its own, and logs as `filter` (`RUST_LOG`) wants them.
     #[must_use]
-    pub fn start(scene: &Scene, directory: &Path, sts: &str) -> Self {
-        Self::start_with(scene, directory, sts, &[])
+    pub fn with_keys(filter: &'static str) -> Self {
+        Self {
+            options: ["--region", "eu-west-1"].map(Into::into).into(),
+            environment: vec![
+                ("AWS_ACCESS_KEY_ID", "node"),
+                ("AWS_SECRET_ACCESS_KEY", "node-secret"),
+                ("RUST_LOG", filter),
+            ],
+        }
+    }
+
+    /// With those of the node, by its metadata service at `metadata`.
+    #[must_use]
+    pub fn on_instance(metadata: &str) -> Self {
+        Self {
+            options: ["--metadata-endpoint", metadata].map(Into::into).into(),
+            environment: vec![("RUST_LOG", "info")],
+        }
     }
 
     /// The same with more options.
     #[must_use]
-    pub fn start_with(scene: &Scene, directory: &Path, sts: &str, options: &[&str]) -> Self {
-        let keys = [
-            ("AWS_ACCESS_KEY_ID", "node"),
-            ("AWS_SECRET_ACCESS_KEY", "node-secret"),
-        ];
-        let options = [&["--region", "eu-west-1"], options].concat();
-        Self::start_as(scene, directory, sts, &options, &keys)
+    pub fn option(mut self, options: &[&str]) -> Self {
+        self.options
+            .extend(options.iter().map(|word| (*word).to_owned()));
+        self
     }
+}
 
-    /// The same where region and credentials are those of the node, by its metadata service at `metadata`.
+impl Responder {
+    /// Starts it beside the agent that waits in `directory`. STS is at `sts`.
     #[must_use]
-    pub fn start_on(scene: &Scene, directory: &Path, sts: &str, metadata: &str) -> Self {
-        let options = ["--metadata-endpoint", metadata];
-        Self::start_as(scene, directory, sts, &options, &[])
-    }
-
-    fn start_as(
-        scene: &Scene,
-        directory: &Path,
-        sts: &str,
-        options: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Self {
+    pub fn start(scene: &Scene, directory: &Path, sts: &str, how: &How) -> Self {
         // Where the responder may read it.
         let binary = directory.join("portcullis");
         if !binary.exists() {
@@ -82,14 +93,14 @@ impl Responder {
             .args(["--bounding-set", "-all", "--inh-caps", "-all", "--"])
             .arg(&binary)
             .arg("responder")
-            .args(options)
+            .args(&how.options)
             .args(["--sts-endpoint", sts, "--socket"])
             .arg(directory.join("agent.sock"))
             .arg("--keys")
             .arg(directory.join("keys"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .envs(environment.iter().copied())
+            .envs(how.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
