@@ -151,9 +151,11 @@ fn i11_of_all_that_the_node_has_only_the_table_answers() {
             "meta-data/spot/instance-action" => usize::MAX,
             // Once more where STS is asked; the agent, again until there is a service.
             "meta-data/placement/region" | "meta-data/iam/info" => 2,
-            // They sign AssumeRole.
-            "meta-data/iam/security-credentials/" | NODE_KEYS => 1,
-            "meta-data/network/interfaces/macs/" | "meta-data/tags/instance/" => 1,
+            // The first two sign AssumeRole.
+            "meta-data/iam/security-credentials/"
+            | NODE_KEYS
+            | "meta-data/network/interfaces/macs/"
+            | "meta-data/tags/instance/" => 1,
             path if COMMON.contains(&path) || ASKED.contains(&path) => 1,
             _ => 0,
         };
