@@ -81,6 +81,8 @@ const FILES: &[(&str, Rung)] = &[
     ("tests/tests/roles.rs", Rung::Agent),
     ("tests/tests/imds.rs", Rung::Agent),
     ("tests/tests/sdk.rs", Rung::Agent),
+    ("tests/tests/facts.rs", Rung::Agent),
+    ("tests/tests/audit.rs", Rung::Agent),
     ("tests/tests/identity.rs", Rung::Agent),
     ("tests/tests/churn.rs", Rung::Agent),
     ("tests/tests/cluster.rs", Rung::Cluster),
