@@ -27,7 +27,19 @@ use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// A release has no tables to unwind its stack by (`xtask/release.ld`), without which the unwinder ends the process: nobody may ask it for a backtrace.
+fn no_backtraces() {
+    if cfg!(debug_assertions) {
+        return;
+    }
+    for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        // SAFETY: no other thread has been started.
+        unsafe { std::env::remove_var(variable) };
+    }
+}
+
 fn main() -> ExitCode {
+    no_backtraces();
     let plugin = is_plugin(std::env::args_os().next());
     let command = if plugin {
         Command::Ask(cli::plugin())

@@ -82,9 +82,10 @@ fn is(scene: &Scene, key: &str, state: &str, source: &str, last: &str) {
 /// The scene of all tests: `shop` allows `web-*`, and its account `api` has a role; `bare` says nothing.
 fn scene(test: &str) -> Scene {
     let scene = Scene::start(test, &pods(), "", |options| {
-        options
-            .extra
-            .push(format!("--base-role-arn={}", arn("")).into());
+        options.extra.extend([
+            format!("--base-role-arn={}", arn("")).into(),
+            "--namespace-restrictions".into(),
+        ]);
     });
     namespace(&scene, "shop", &json!({ALLOWED: "[\"web-*\"]"}));
     account(

@@ -29,6 +29,9 @@ pub fn directory(test: &str) -> PathBuf {
     path
 }
 
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+
 /// How it runs.
 #[derive(Debug, Clone)]
 pub struct How {
@@ -37,11 +40,13 @@ pub struct How {
 }
 
 impl How {
-    /// With a region and keys of its own, and logs as `filter` (`RUST_LOG`) wants them.
+    /// With a region and keys of its own on a node that says nothing, and logs as `filter` (`RUST_LOG`) wants them.
     #[must_use]
     pub fn with_keys(filter: &'static str) -> Self {
         Self {
-            options: ["--region", "eu-west-1"].map(Into::into).into(),
+            options: ["--region", "eu-west-1", "--metadata-endpoint", NOBODY]
+                .map(Into::into)
+                .into(),
             environment: vec![
                 ("AWS_ACCESS_KEY_ID", "node"),
                 ("AWS_SECRET_ACCESS_KEY", "node-secret"),

@@ -52,7 +52,9 @@ impl Responder {
         fs::copy(&stage.options.binary, &binary).context("copying the program")?;
         let mut command = Command::new(&binary);
         command
-            .args(["responder", "--region", "eu-lab-1", "--sts-endpoint"])
+            .args(["responder", "--region", "eu-lab-1"])
+            // The lab has no metadata service.
+            .args(["--metadata-endpoint", "http://127.0.0.1:9", "--sts-endpoint"])
             .arg(sts.url())
             .arg("--socket")
             .arg(directory.join("agent.sock"))
