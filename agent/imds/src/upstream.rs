@@ -6,7 +6,7 @@
 //! 1. A request is made of constants, of our session token and of names that the service itself listed. Nothing of a pod is ever in it.
 //! 2. Only status 200 is an answer. Headers are dropped, redirects are not followed.
 //! 3. An exchange takes at most [`WITHIN`], from its first packet to the last byte of the answer.
-//! 4. The session token lives six hours, is renewed [`RENEW`] before its end, and is fetched anew once when the service refuses it.
+//! 4. The session token lives six hours, is renewed a while before its end, and is fetched anew once when the service refuses it.
 //!
 //! No lock and no pool: whoever owns an [`Upstream`] is one task, which asks for one thing after the other. What it knows others read from a channel.
 //! docs/decisions.md says why there is no HTTP library.

@@ -54,7 +54,11 @@ impl Responder {
         command
             .args(["responder", "--region", "eu-lab-1"])
             // The lab has no metadata service.
-            .args(["--metadata-endpoint", "http://127.0.0.1:9", "--sts-endpoint"])
+            .args([
+                "--metadata-endpoint",
+                "http://127.0.0.1:9",
+                "--sts-endpoint",
+            ])
             .arg(sts.url())
             .arg("--socket")
             .arg(directory.join("agent.sock"))
