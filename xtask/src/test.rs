@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `PORTCULLIS_BIN` | the release binary, static |
 //! | `PORTCULLIS_BPF` | the BPF object (not on another kernel, where only the binary is) |
-//! | `PORTCULLIS_PYTHON` | an environment with boto3, awscli and moto (agent rung only) |
+//! | `PORTCULLIS_PYTHON` | an environment with boto3, awscli and moto (agent and cluster rungs only) |
 //! | `PORTCULLIS_NODE_MODULES` | the AWS SDK for JavaScript (agent rung only) |
 //! | `PORTCULLIS_LONG` | `1` with `--long`: more rounds, larger worlds |
 //! | `PORTCULLIS_XTASK` | this program, for `cluster run` (cluster rung only) |
@@ -215,6 +215,7 @@ fn on_a_cluster(
     tally: &mut Tally,
 ) -> Result<()> {
     setup::ensure(setup::TEST_TOOLS, "the tests")?;
+    let python = python::ready(layout)?;
     let products = build::products(layout, true)?;
     let proxies = match (options.running, options.long) {
         (true, _) => vec![None],
@@ -235,7 +236,8 @@ fn on_a_cluster(
             session.enter(&mut cargo)?;
             cargo
                 .args(["--package", file.package, "--test", file.name])
-                .env("PORTCULLIS_BIN", &products.agent);
+                .env("PORTCULLIS_BIN", &products.agent)
+                .env("PORTCULLIS_PYTHON", &python);
             if options.long {
                 cargo.env("PORTCULLIS_LONG", "1");
             }
