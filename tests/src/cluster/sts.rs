@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use portcullis_lab::client;
@@ -118,12 +120,21 @@ fn apply_overlay(overlay: &str) {
 
 /// The next pod on this node gets the lowest address that is free, not the one behind the last: the CNI plugin forgets which that was.
 pub fn forget_last_address(node: &Node) {
-    let folder = format!(
-        "/var/lib/portcullis-cluster/nodes/{}/ipam/cluster",
-        node.name
-    );
     for file in ["last_reserved_ip.0", "last_reserved_ip.1"] {
         // Nobody may have had one yet.
-        let _ = fs::remove_file(format!("{folder}/{file}"));
+        let _ = fs::remove_file(addresses(node).join(file));
     }
+}
+
+/// Whether the CNI plugin may give an address of this node to a pod.
+#[must_use]
+pub fn is_free(node: &Node, address: IpAddr) -> bool {
+    !addresses(node).join(address.to_string()).exists()
+}
+
+/// Where the CNI plugin keeps which are given.
+fn addresses(node: &Node) -> PathBuf {
+    PathBuf::from("/var/lib/portcullis-cluster/nodes")
+        .join(node.name)
+        .join("ipam/cluster")
 }

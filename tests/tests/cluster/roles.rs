@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use portcullis_lab::NetNs;
 use portcullis_tests::cloud::talk::{Danced, Talk};
 use portcullis_tests::cloud::{LISTING, TOKEN, TTL};
-use portcullis_tests::cluster::sts::{Sts, forget_last_address};
+use portcullis_tests::cluster::sts::{Sts, forget_last_address, is_free};
 use portcullis_tests::cluster::{Ground, Node, agent, answer, apply, object, said, try_kubectl};
 use portcullis_tests::scene::{SOON, ip, wait_until};
 use serde_json::{Value, json};
@@ -137,8 +137,11 @@ fn pods_get_the_role_of_their_account_by_tokens_of_the_api_server() {
         .expect("it answers");
     let session = session.body;
     ground.remove("old");
-    let ended = open.ask("GET", LISTING, &[(TOKEN, &session)]);
-    assert!(ended.is_err(), "the pod is gone: {ended:?}");
+    // Its object may go a moment before its interface does.
+    wait_until("the connection ends with its pod", SOON, || {
+        open.ask("GET", LISTING, &[(TOKEN, &session)]).is_err()
+    });
+    wait_until("its address is free", SOON, || is_free(&node, addresses[0]));
     forget_last_address(&node);
     pod(&mut ground, "n1", "new", "db");
     assert_eq!(ground.pod("new").addresses, addresses, "as it was meant");
